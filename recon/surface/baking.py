@@ -1,0 +1,68 @@
+"""Keeping the baked SDF in step with the field that is being trained."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recon.data import ObjectRegion
+from recon.surface.field import Field
+from recon.surface.sampling import BakedSdf
+from recon.transforms import Similarity
+
+
+def unit_from_region(region: ObjectRegion, margin: float = 0.02) -> Similarity:
+    """The normaliser: the hull's world box scaled to the unit cube, its longest edge leaving `margin` at each side."""
+    low, high = region.hull_vertices_world.min(0), region.hull_vertices_world.max(0)
+    scale = (1 - 2 * margin) / float((high - low).max())
+    return Similarity(scale, np.eye(3), 0.5 - scale * (low + high) / 2)
+
+
+def sphere_directions(n: int) -> np.ndarray:
+    """n unit vectors spread evenly over the sphere (Fibonacci lattice), (n, 3)."""
+    k = np.arange(n) + 0.5
+    z, turn = 1 - 2 * k / n, np.pi * (1 + 5**0.5) * k
+    return np.stack([np.cos(turn) * np.sqrt(1 - z * z), np.sin(turn) * np.sqrt(1 - z * z), z], 1)
+
+
+def unit_planes(region: ObjectRegion, unit_from_world: Similarity, n_directions: int = 120) -> np.ndarray:
+    """A polytope of few half-spaces n . x + d <= 0 around the hull in the unit cube, (n_planes, 4) float32.
+
+    A hull of thousands of faces would cost every ray thousands of tests; its supporting planes in evenly spread
+    directions and along the axes bound it within a few per cent.
+    """
+    vertices = unit_from_world.apply(region.hull_vertices_world)
+    normal = np.concatenate([sphere_directions(n_directions), np.eye(3), -np.eye(3)])
+    offset = -(vertices @ normal.T).max(0)
+    return np.concatenate([normal, offset[:, None]], 1).astype(np.float32)
+
+
+def empty_bake(region: ObjectRegion, unit_from_world: Similarity, resolution: int) -> BakedSdf:
+    """A grid of `resolution` cells along the unit cube's edge over the hull's box, one cell larger at each side."""
+    vertices = unit_from_world.apply(region.hull_vertices_world)
+    cell = 1.0 / resolution
+    origin = vertices.min(0) - cell
+    shape = np.ceil((vertices.max(0) + cell - origin) / cell).astype(int) + 1
+    return BakedSdf(origin.astype(np.float32), cell, np.full(tuple(shape), 1.0, np.float32))
+
+
+class Baker:
+    """Refreshes a baked grid from the field: all of the hull now and then, the band near the surface each time."""
+
+    def __init__(self, region: ObjectRegion, unit_from_world: Similarity, resolution: int) -> None:
+        self.baked = empty_bake(region, unit_from_world, resolution)
+        self.points = self.baked.points()
+        planes = unit_planes(region, unit_from_world)
+        outside = np.full(len(self.points), -1e9, np.float32)
+        for plane in planes:
+            np.maximum(outside, self.points @ plane[:3] + plane[3], out=outside)
+        self.near_hull = np.flatnonzero(outside < 1.8 * self.baked.cell)
+        self.baked.values.reshape(-1)[:] = np.maximum(outside, self.baked.cell)
+
+    def refresh(self, field: Field, band_cells: float | None) -> int:
+        """Evaluate the field at all points of the hull, or only where the last bake lay within `band_cells`."""
+        values = self.baked.values.reshape(-1)
+        chosen = self.near_hull
+        if band_cells is not None:
+            chosen = chosen[np.abs(values[chosen]) < band_cells * self.baked.cell]
+        values[chosen] = field.sdf(self.points[chosen])
+        return len(chosen)

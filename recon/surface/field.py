@@ -1,0 +1,146 @@
+"""The SDF and colour networks on the hash grid, with the SDF's gradient written out as forward operations.
+
+With h = softplus(W1 [x, F(x)] + b1) and sdf = w2 . h + b2, the gradient is
+    d sdf / d x = W1x^T g + J(x)^T W1F^T g,   g = softplus'(W1 [x, F] + b1) * w2,
+where F and J are the grid's features and Jacobian. Every term is an ordinary forward operation, so training on
+normals (Eikonal term, NeuS's cosine, shading) needs no double backward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from recon.data import SurfaceField
+from recon.surface.hashgrid import GridLayout, encode_reference
+from recon.surface.hashgrid_cpu import encode_cpu, features_cpu
+
+SOFTPLUS_BETA = 100.0
+"""NeuS's choice: close to ReLU, but smooth enough for normals."""
+
+
+class Engine(Enum):
+    """What evaluates the hash grid."""
+
+    auto = "auto"
+    cpu = "cpu"
+    reference = "reference"
+
+
+@dataclass(frozen=True)
+class FieldConfig:
+    """The field's architecture; two fields with equal configs can exchange parameters."""
+
+    n_levels: int = 12
+    """Levels of the hash grid; more levels hold more detail and cost time in proportion."""
+    n_features: int = 2
+    """Features per level."""
+    log2_rows: int = 17
+    """Rows per level as a power of two; raising it lowers hash collisions and costs memory and cache."""
+    base_resolution: int = 16
+    """Cells along the unit cube at the coarsest level."""
+    finest_resolution: int = 1024
+    """Cells along the unit cube at the finest level; the smallest detail is about 1 / this."""
+    hidden: int = 64
+    """Width of the hidden layers."""
+    n_geometry: int = 15
+    """Features that the SDF network hands to the colour network."""
+
+    def layout(self) -> GridLayout:
+        return GridLayout(
+            self.n_levels, self.n_features, self.log2_rows, self.base_resolution, self.finest_resolution
+        )
+
+
+def spherical_harmonics(direction: Float[Tensor, "n 3"]) -> Float[Tensor, "n 9"]:
+    """Real spherical harmonics of bands 0..2, without constants (the next layer has its own scale)."""
+    x, y, z = direction.unbind(1)
+    return torch.stack(
+        [torch.ones_like(x), x, y, z, x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y], 1
+    )
+
+
+class Field(nn.Module):
+    """The trainable field over the unit cube."""
+
+    def __init__(self, cfg: FieldConfig, engine: Engine) -> None:
+        super().__init__()
+        self.cfg, self.layout = cfg, cfg.layout()
+        self.encode = encode_reference if engine is Engine.reference else encode_cpu
+        encoded = cfg.n_levels * cfg.n_features
+        self.table = nn.Parameter((torch.rand(self.layout.n_rows(), cfg.n_features) * 2 - 1) * 1e-4)
+        self.sdf_in = nn.Linear(3 + encoded, cfg.hidden)
+        self.sdf_out = nn.Linear(cfg.hidden, 1 + cfg.n_geometry)
+        self.colour = nn.Sequential(
+            nn.Linear(3 + 9 + 3 + cfg.n_geometry, cfg.hidden),
+            nn.ReLU(),
+            nn.Linear(cfg.hidden, cfg.hidden),
+            nn.ReLU(),
+            nn.Linear(cfg.hidden, 3),
+            nn.Sigmoid(),
+        )
+        self.log_inv_s = nn.Parameter(torch.tensor(4.0))
+        self.register_buffer("level_weight", torch.ones(cfg.n_levels), persistent=False)
+
+    def open_levels(self, n_open: float) -> None:
+        """Coarse-to-fine: the first floor(n_open) levels count fully, the next by the fraction."""
+        levels = torch.arange(self.cfg.n_levels, dtype=torch.float32)
+        self.level_weight = (n_open - levels).clamp(0, 1)
+
+    def geometry(
+        self, x: Float[Tensor, "n 3"]
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"], Float[Tensor, "n n_geometry"]]:
+        """SDF, its gradient with respect to x, and the geometry features, at points of the unit cube."""
+        features, jacobian = self.encode(self.layout, self.table, x, self.level_weight)
+        z = self.sdf_in(torch.cat([2 * x - 1, features], 1))
+        out = self.sdf_out(nn.functional.softplus(z, beta=SOFTPLUS_BETA))
+        g = (torch.sigmoid(SOFTPLUS_BETA * z) * self.sdf_out.weight[0]) @ self.sdf_in.weight
+        gradient = 2 * g[:, :3] + (jacobian * g[:, 3:, None]).sum(1)
+        return out[:, 0], gradient, out[:, 1:]
+
+    def radiance(
+        self,
+        x: Float[Tensor, "n 3"],
+        direction: Float[Tensor, "n 3"],
+        normal: Float[Tensor, "n 3"],
+        geometry: Float[Tensor, "n n_geometry"],
+    ) -> Float[Tensor, "n 3"]:
+        """Colour (0..1, the photos' encoding) leaving x against the viewing direction."""
+        inputs = torch.cat([2 * x - 1, spherical_harmonics(direction), normal, geometry], 1)
+        result: Tensor = self.colour(inputs)
+        return result
+
+    @torch.no_grad()
+    def sdf(self, x: Float[np.ndarray, "n 3"], chunk: int = 1 << 17) -> Float[np.ndarray, " n"]:
+        """SDF alone, without gradients, in bounded memory."""
+        out = np.empty(len(x), np.float32)
+        table, weight = self.table.detach().numpy(), self.level_weight.numpy()
+        for i in range(0, len(x), chunk):
+            part = np.ascontiguousarray(x[i : i + chunk], np.float32)
+            features = torch.from_numpy(features_cpu(self.layout, table, part, weight))
+            z = self.sdf_in(torch.cat([2 * torch.from_numpy(part) - 1, features], 1))
+            h = nn.functional.softplus(z, beta=SOFTPLUS_BETA)
+            out[i : i + chunk] = (h @ self.sdf_out.weight[0] + self.sdf_out.bias[0]).numpy()
+        return out
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All parameters as float32 arrays by name."""
+        return {k: v.detach().cpu().numpy().astype(np.float32) for k, v in self.state_dict().items()}
+
+
+def field_config_dict(cfg: FieldConfig) -> dict[str, Any]:
+    return asdict(cfg)
+
+
+def load_field(surface: SurfaceField) -> Field:
+    """The trained network of a SurfaceField, ready to be evaluated on the CPU."""
+    field = Field(FieldConfig(**surface.config), Engine.cpu)
+    field.load_state_dict({k: torch.from_numpy(v) for k, v in surface.parameters.items()})
+    field.requires_grad_(False)
+    return field
