@@ -53,17 +53,13 @@ class FieldConfig:
     """Features that the SDF network hands to the colour network."""
 
     def layout(self) -> GridLayout:
-        return GridLayout(
-            self.n_levels, self.n_features, self.log2_rows, self.base_resolution, self.finest_resolution
-        )
+        return GridLayout(self.n_levels, self.n_features, self.log2_rows, self.base_resolution, self.finest_resolution)
 
 
 def spherical_harmonics(direction: Float[Tensor, "n 3"]) -> Float[Tensor, "n 9"]:
     """Real spherical harmonics of bands 0..2, without constants (the next layer has its own scale)."""
     x, y, z = direction.unbind(1)
-    return torch.stack(
-        [torch.ones_like(x), x, y, z, x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y], 1
-    )
+    return torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y], 1)
 
 
 class Field(nn.Module):
@@ -78,7 +74,7 @@ class Field(nn.Module):
         self.sdf_in = nn.Linear(3 + encoded, cfg.hidden)
         self.sdf_out = nn.Linear(cfg.hidden, 1 + cfg.n_geometry)
         self.colour = nn.Sequential(
-            nn.Linear(3 + 9 + 3 + cfg.n_geometry, cfg.hidden),
+            nn.Linear(3 + 9 + 9 + 3 + cfg.n_geometry, cfg.hidden),
             nn.ReLU(),
             nn.Linear(cfg.hidden, cfg.hidden),
             nn.ReLU(),
@@ -111,8 +107,14 @@ class Field(nn.Module):
         normal: Float[Tensor, "n 3"],
         geometry: Float[Tensor, "n n_geometry"],
     ) -> Float[Tensor, "n 3"]:
-        """Colour (0..1, the photos' encoding) leaving x against the viewing direction."""
-        inputs = torch.cat([2 * x - 1, spherical_harmonics(direction), normal, geometry], 1)
+        """Colour (0..1, the photos' encoding) leaving x against the viewing direction.
+
+        The network is also given the mirrored direction, in which highlights are simple (Ref-NeRF, sec. 3.1).
+        """
+        reflected = direction - 2 * (direction * normal).sum(1, keepdim=True) * normal
+        inputs = torch.cat(
+            [2 * x - 1, spherical_harmonics(direction), spherical_harmonics(reflected), normal, geometry], 1
+        )
         result: Tensor = self.colour(inputs)
         return result
 

@@ -19,7 +19,7 @@ from recon.surface.losses import LossConfig, Losses, eikonal, opacity_loss, poin
 from recon.surface.pixels import OBJECT, OUTSIDE, PixelPool, UnitCameras, gather_pixels, unit_cameras
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
 from recon.surface.sampling import sample_rays
-from recon.surface.visual_hull import hull_sdf
+from recon.surface.visual_hull import hull_sdf, support_points
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,12 @@ class SurfaceConfig:
     """Levels open at the start."""
     blurred_share: float = 0.2
     """Share of the steps that train on photos at a quarter of their resolution."""
-    first_inv_s: float = 80.0
+    first_inv_s: float = 400.0
     """Least sharpness of the NeuS density (per unit cube edge) at the start; higher trusts the visual hull more."""
-    last_inv_s: float = 800.0
+    last_inv_s: float = 2500.0
     """Least sharpness at four fifths of the steps; the learned sharpness may be higher."""
+    support_confidence: float = 0.5
+    """Confidence of the points on the support plane that close the underside, 0 to leave it open."""
     cosine_share: float = 0.0
     """Share of the steps over which the entering cosine turns from forgiving to exact (NeuS); 0: exact at once."""
     n_free: int = 1024
@@ -117,13 +119,18 @@ def fit_surface(
     hull = hull_sdf(baker.baked, posed, region, unit_from_world).reshape(-1)[baker.near_hull]
     # one cell of slack: masks are right to a few pixels, the carving to half a cell
     free = hull > baker.baked.cell
+    below, below_normals = support_points(posed, region, region.diagonal() / 150)
+    job.notes["support_points"] = len(below)
+    points = np.concatenate([prior.points_world, below])
+    normals = np.concatenate([prior.normals_world, below_normals])
+    confidence = np.concatenate([prior.confidence, np.full(len(below), cfg.support_confidence)])
     data = Data(
         pool,
         unit_cameras(posed, unit_from_world),
         unit_planes(region, unit_from_world),
-        torch.from_numpy(unit_from_world.apply(prior.points_world)).float(),
-        torch.from_numpy(prior.normals_world @ unit_from_world.rotation.T).float(),
-        torch.from_numpy(prior.confidence).float(),
+        torch.from_numpy(unit_from_world.apply(points)).float(),
+        torch.from_numpy(normals @ unit_from_world.rotation.T).float(),
+        torch.from_numpy(confidence).float(),
         torch.from_numpy(baker.points[baker.near_hull][free]),
         torch.from_numpy(hull[free] - np.float32(baker.baked.cell)),
     )
@@ -147,7 +154,9 @@ def fit_surface(
     )
 
 
-def train(trainer: Trainer, baker: Baker, region: ObjectRegion, unit_from_world: object, checkpoint: Path, job: Job) -> None:
+def train(
+    trainer: Trainer, baker: Baker, region: ObjectRegion, unit_from_world: object, checkpoint: Path, job: Job
+) -> None:
     """Run the steps that are left, baking, reporting and checkpointing on the way."""
     cfg, saved_at = trainer.cfg, time.monotonic()
     late = cfg.n_steps // 2
@@ -257,8 +266,12 @@ class Trainer:
         prior_idx = torch.from_numpy(self.rng.integers(max(len(data.points), 1), size=n_prior))
         middle, length = (t[:, 1:] + t[:, :-1]) / 2, t[:, 1:] - t[:, :-1]
         x = (o[:, None] + middle[..., None] * d[:, None]).reshape(-1, 3)
-        free_idx = torch.from_numpy(self.rng.integers(max(len(data.free_points), 1), size=min(cfg.n_free, len(data.free_points))))
-        sdf, gradient, geometry = self.field.geometry(torch.cat([x, data.points[prior_idx], data.free_points[free_idx]]))
+        free_idx = torch.from_numpy(
+            self.rng.integers(max(len(data.free_points), 1), size=min(cfg.n_free, len(data.free_points)))
+        )
+        sdf, gradient, geometry = self.field.geometry(
+            torch.cat([x, data.points[prior_idx], data.free_points[free_idx]])
+        )
         m = len(x) + n_prior
         n = len(x)
         normal = gradient / (gradient.norm(dim=1, keepdim=True) + 1e-6)
@@ -268,7 +281,17 @@ class Trainer:
         opacity = section_opacity(sdf[:n].view(shape), cosine.view(shape), length, torch.exp(log_inv_s))
         weights = ray_weights(opacity)
         colour = self.field.radiance(x, d_all, normal[:n], geometry[:n]).view(*shape, 3)
-        return self.assemble(chosen[rows], view_idx[rows], weights, colour, sdf[n:m], normal[n:m], gradient, prior_idx, (data.free_distance[free_idx] - sdf[m:]))
+        return self.assemble(
+            chosen[rows],
+            view_idx[rows],
+            weights,
+            colour,
+            sdf[n:m],
+            normal[n:m],
+            gradient,
+            prior_idx,
+            (data.free_distance[free_idx] - sdf[m:]),
+        )
 
     def assemble(
         self,

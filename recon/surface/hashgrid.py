@@ -91,7 +91,9 @@ def encode_reference(
             weight = torch.where(offset.bool(), frac, 1 - frac)
             sign = 2.0 * offset - 1
             value = value + weight.prod(1, keepdim=True) * row
-            side = torch.stack([weight[:, 1] * weight[:, 2], weight[:, 0] * weight[:, 2], weight[:, 0] * weight[:, 1]], 1)
+            side = torch.stack(
+                [weight[:, 1] * weight[:, 2], weight[:, 0] * weight[:, 2], weight[:, 0] * weight[:, 1]], 1
+            )
             slope = slope + row[:, :, None] * (side * sign * float(scale))[:, None, :]
         features.append(value * level_weight[level])
         jacobians.append(slope * level_weight[level])

@@ -34,7 +34,11 @@ def _encode_block(table, x, first, last, scale, resolution, offset, rows, weight
     n_f = table.shape[1]
     one = np.float32(1.0)
     for i in range(first, last):
-        px, py, pz = x[i, 0] * scale + np.float32(0.5), x[i, 1] * scale + np.float32(0.5), x[i, 2] * scale + np.float32(0.5)
+        px, py, pz = (
+            x[i, 0] * scale + np.float32(0.5),
+            x[i, 1] * scale + np.float32(0.5),
+            x[i, 2] * scale + np.float32(0.5),
+        )
         cx, cy, cz = int(np.floor(px)), int(np.floor(py)), int(np.floor(pz))
         fx, fy, fz = px - np.float32(cx), py - np.float32(cy), pz - np.float32(cz)
         r0 = offset + _row(cx, cy, cz, resolution, rows, dense)
@@ -83,7 +87,11 @@ def _scatter_level(grad_table, x, scale, resolution, offset, rows, weight, level
     n_f = grad_table.shape[1]
     one = np.float32(1.0)
     for i in range(x.shape[0]):
-        px, py, pz = x[i, 0] * scale + np.float32(0.5), x[i, 1] * scale + np.float32(0.5), x[i, 2] * scale + np.float32(0.5)
+        px, py, pz = (
+            x[i, 0] * scale + np.float32(0.5),
+            x[i, 1] * scale + np.float32(0.5),
+            x[i, 2] * scale + np.float32(0.5),
+        )
         cx, cy, cz = int(np.floor(px)), int(np.floor(py)), int(np.floor(pz))
         fx, fy, fz = px - np.float32(cx), py - np.float32(cy), pz - np.float32(cz)
         gx, gy, gz = one - fx, one - fy, one - fz
@@ -124,7 +132,13 @@ class _Encode(torch.autograd.Function):
         features, jacobian = torch.zeros(n, width), torch.zeros(n, width, 3)
         geometry = (layout.scales(), layout.resolutions(), layout.offsets(), level_weight.numpy())
         _encode(
-            table.detach().numpy(), x.numpy(), *geometry, numba.get_num_threads(), features.numpy(), jacobian.numpy(), True
+            table.detach().numpy(),
+            x.numpy(),
+            *geometry,
+            numba.get_num_threads(),
+            features.numpy(),
+            jacobian.numpy(),
+            True,
         )
         ctx.save_for_backward(x)
         ctx.geometry, ctx.shape = geometry, table.shape
@@ -136,7 +150,11 @@ class _Encode(torch.autograd.Function):
         d_features, d_jacobian = grads
         grad_table = torch.zeros(ctx.shape)
         _scatter(
-            grad_table.numpy(), x.numpy(), *ctx.geometry, d_features.contiguous().numpy(), d_jacobian.contiguous().numpy()
+            grad_table.numpy(),
+            x.numpy(),
+            *ctx.geometry,
+            d_features.contiguous().numpy(),
+            d_jacobian.contiguous().numpy(),
         )
         return grad_table, None, None, None
 
@@ -152,7 +170,10 @@ def encode_cpu(
 
 
 def features_cpu(
-    layout: GridLayout, table: Float[np.ndarray, "n_rows n_features"], x: Float[np.ndarray, "n 3"], level_weight: np.ndarray
+    layout: GridLayout,
+    table: Float[np.ndarray, "n_rows n_features"],
+    x: Float[np.ndarray, "n 3"],
+    level_weight: np.ndarray,
 ) -> Float[np.ndarray, "n n_encoded"]:
     """Features alone, without gradients: for baking and meshing."""
     features = np.zeros((len(x), layout.n_levels * layout.n_features), np.float32)

@@ -75,7 +75,8 @@ def gather_pixels(posed: PosedCapture, region: ObjectRegion, ring_share: float, 
     ring_share: width of the ring as a share of the mask's extent. Rays just outside the silhouette must be
     trained on, or the shape swells there. max_side_px: larger photos are thinned to about this resolution.
     """
-    inner, outer = [], []
+    inner: list[tuple[np.ndarray, ...]] = []
+    outer: list[tuple[np.ndarray, ...]] = []
     for i, view in enumerate(posed.views):
         image, mask = posed.image(i), region.mask(view.name)
         label = np.where(mask >= 192, OBJECT, np.where(mask <= 64, OUTSIDE, UNSURE)).astype(np.uint8)
@@ -93,8 +94,7 @@ def gather_pixels(posed: PosedCapture, region: ObjectRegion, ring_share: float, 
             pixel = np.stack([columns, rows], 1).astype(np.int16)
             index = np.full(len(rows), i, np.int16)
             sink.append((index, pixel, image[rows, columns], blurred[rows, columns], label[rows, columns]))
-    n_object = sum(len(x[0]) for x in inner)
-    joined = [np.concatenate(x) for x in zip(*inner, *[], strict=True)] if not outer else [
-        np.concatenate(x) for x in zip(*(inner + outer), strict=True)
-    ]
-    return PixelPool(*joined, n_object=n_object)
+    if not inner:
+        raise ValueError("every mask is empty, so there is no object to fit")
+    view_idx, pixel, rgb, blurred, label = (np.concatenate(x) for x in zip(*inner, *outer, strict=True))
+    return PixelPool(view_idx, pixel, rgb, blurred, label, n_object=sum(len(x[0]) for x in inner))

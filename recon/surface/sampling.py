@@ -15,6 +15,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 from numba import njit, prange
 
+WEIGHT_SHARE, NEAR_SHARE, EVEN_SHARE = 0.80, 0.15, 0.05
+"""Shares of the samples: by opacity, near misses, evenly over the ray."""
+
 
 @dataclass
 class BakedSdf:
@@ -66,7 +69,7 @@ def clip_to_planes(origin, direction, planes):
 
 
 @njit(fastmath=True, cache=True)
-def _coarse_pdf(values, origin, cell, ray_o, ray_d, t0, dt, inv_s, n_coarse, f, pdf):
+def _coarse_pdf(values, origin, cell, ray_o, ray_d, t0, dt, inv_s, n_coarse, f, near, pdf):
     """Probe the baked SDF into f (n_coarse + 1) and write the proposal's share per piece into pdf (n_coarse)."""
     for i in range(n_coarse + 1):
         t = t0 + dt * i
@@ -76,26 +79,20 @@ def _coarse_pdf(values, origin, cell, ray_o, ray_d, t0, dt, inv_s, n_coarse, f, 
             (ray_o[1] + t * ray_d[1] - origin[1]) / cell,
             (ray_o[2] + t * ray_d[2] - origin[2]) / cell,
         )
-    nearest = 1e9
+    nearest = np.float32(1e9)
     for i in range(n_coarse):
-        nearest = min(nearest, max(f[i], 0.0))
+        nearest = min(nearest, max(f[i], np.float32(0.0)))
     transmitted, near_sum = 1.0, 0.0
     for i in range(n_coarse):
         before, after = _phi(f[i] * inv_s), _phi(f[i + 1] * inv_s)
         alpha = min(max((before - after) / max(before, 1e-6), 0.0), 1.0)
-        pdf[i] = transmitted * alpha
-        # near misses: the same ray just outside a silhouette must be sampled where it grazes the surface
-        near = math.exp(-min((max(f[i], 0.0) - nearest) * inv_s, 40.0)) * transmitted
-        f_near = near
-        near_sum += f_near
+        # near misses: a ray just beside a silhouette must be sampled where it grazes the surface
+        near[i] = math.exp(-min((max(f[i], np.float32(0.0)) - nearest) * inv_s, 40.0)) * transmitted
+        near_sum += near[i]
+        pdf[i] = WEIGHT_SHARE * transmitted * alpha
         transmitted *= 1 - alpha
-    transmitted = 1.0
     for i in range(n_coarse):
-        before, after = _phi(f[i] * inv_s), _phi(f[i + 1] * inv_s)
-        alpha = min(max((before - after) / max(before, 1e-6), 0.0), 1.0)
-        near = math.exp(-min((max(f[i], 0.0) - nearest) * inv_s, 40.0)) * transmitted
-        pdf[i] = 0.80 * pdf[i] + 0.15 * near / max(near_sum, 1e-9) + 0.05 / n_coarse
-        transmitted *= 1 - alpha
+        pdf[i] += NEAR_SHARE * near[i] / max(near_sum, 1e-9) + EVEN_SHARE / n_coarse
 
 
 @njit(fastmath=True, cache=True)
@@ -119,9 +116,10 @@ def _sample(values, origin, cell, rays_o, rays_d, planes, inv_s, n_coarse, jitte
             edges[r] = 0
             continue
         f = np.empty(n_coarse + 1, np.float32)
+        near = np.empty(n_coarse, np.float32)
         pdf = np.empty(n_coarse, np.float32)
         dt = (t1 - t0) / n_coarse
-        _coarse_pdf(values, origin, cell, rays_o[r], rays_d[r], t0, dt, inv_s, n_coarse, f, pdf)
+        _coarse_pdf(values, origin, cell, rays_o[r], rays_d[r], t0, dt, inv_s, n_coarse, f, near, pdf)
         total = 0.0
         for i in range(n_coarse):
             total += pdf[i]
@@ -133,6 +131,18 @@ def _sample(values, origin, cell, rays_o, rays_d, planes, inv_s, n_coarse, jitte
                 piece += 1
             share = min(max((target - below) / max(pdf[piece], 1e-9), 0.0), 1.0)
             edges[r, k] = t0 + dt * (piece + _invert(f[piece], f[piece + 1], inv_s, share))
+
+
+def proposal_reference(sdf: Float[np.ndarray, " n_probes"], inv_s: float) -> Float[np.ndarray, " n_pieces"]:
+    """The proposal's share per piece of one ray, from the SDF at its probes (n_pieces + 1): `_coarse_pdf`'s twin."""
+    phi = 1 / (1 + np.exp(-sdf.astype(float) * inv_s))
+    alpha = np.clip((phi[:-1] - phi[1:]) / np.maximum(phi[:-1], 1e-6), 0, 1)
+    transmitted = np.concatenate([[1.0], np.cumprod(1 - alpha)[:-1]])
+    height = np.maximum(sdf[:-1], 0)
+    near = np.exp(-np.minimum((height - height.min()) * inv_s, 40)) * transmitted
+    even = np.full(len(alpha), EVEN_SHARE / len(alpha))
+    share: np.ndarray = WEIGHT_SHARE * transmitted * alpha + NEAR_SHARE * near / max(near.sum(), 1e-9) + even
+    return share
 
 
 def sample_rays(

@@ -41,3 +41,29 @@ def hull_sdf(baked: BakedSdf, posed: PosedCapture, region: ObjectRegion, unit_fr
         solid = region.inside_hull(points_world).reshape(baked.values.shape)
     distance = distance_transform_edt(~solid) - distance_transform_edt(solid)
     return gaussian_filter(distance, 1.0).astype(np.float32) * np.float32(baked.cell)
+
+
+def support_points(posed: PosedCapture, region: ObjectRegion, spacing: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points on the support plane under the object, and their outward (downward) normals, each (n, 3) in world.
+
+    No photo sees the underside. The object stands on the plane where the masks' visual hull comes down to it, so
+    that is where it is closed; without this the surface there is whatever noise the field holds. Empty where the
+    object does not rest on a known plane.
+    """
+    plane = posed.support_plane
+    if plane is None or not region.rests_on_support:
+        return np.zeros((0, 3)), np.zeros((0, 3))
+    normal = plane.normal_world / np.linalg.norm(plane.normal_world)
+    side = np.cross(normal, np.eye(3)[np.argmin(np.abs(normal))])
+    side /= np.linalg.norm(side)
+    across = np.cross(normal, side)
+    centre = region.hull_vertices_world.mean(0)
+    centre = centre - (centre @ normal - plane.offset) * normal
+    steps = np.arange(-region.diagonal() / 2, region.diagonal() / 2, spacing)
+    a, b = np.meshgrid(steps, steps)
+    points = centre + a.reshape(-1, 1) * side + b.reshape(-1, 1) * across
+    # masks are tested just above the plane: at the very contact line they are at their most uncertain
+    above = points + 1.5 * spacing * normal
+    standing = region.inside_hull(above) & carve(posed, region, above)
+    points = points[standing]
+    return points, np.broadcast_to(-normal, points.shape).copy()

@@ -1,0 +1,270 @@
+"""The surface: kernels against their plain twins, the field's gradient, rendering, sampling, and a small fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from recon.camera import Pinhole, View
+from recon.data import ObjectRegion, PosedCapture, PriorCloud, SupportPlane, SurfaceField
+from recon.stage import Job
+from recon.surface.field import Engine, Field, FieldConfig
+from recon.surface.fit import SurfaceConfig, Trainer, fit_surface
+from recon.surface.hashgrid import GridLayout, encode_reference
+from recon.surface.hashgrid_cpu import encode_cpu, features_cpu
+from recon.surface.query import load_sdf
+from recon.surface.render import annealed_cosine, ray_weights, section_opacity
+from recon.surface.sampling import BakedSdf, clip_to_planes, proposal_reference, sample_rays
+from recon.surface.visual_hull import support_points
+from recon.transforms import Rigid
+
+LAYOUT = GridLayout(n_levels=6, n_features=2, log2_rows=10, base_resolution=4, finest_resolution=64)
+
+
+def test_layout_follows_tiny_cuda_nn():
+    # growth 64/4 over 5 steps; the first levels fit densely (rounded up to 8), the others have 2^10 rows
+    assert LAYOUT.growth() == pytest.approx(16 ** (1 / 5))
+    rows = np.diff(LAYOUT.offsets())
+    assert rows[0] == (int(LAYOUT.resolutions()[0]) ** 3 + 7) // 8 * 8
+    assert rows[-1] == 1024
+    assert LAYOUT.scales()[0] == pytest.approx(3)
+
+
+def test_kernels_match_the_reference_in_values_and_gradients():
+    torch.manual_seed(0)
+    table = torch.randn(LAYOUT.n_rows(), 2)
+    x, level_weight = torch.rand(500, 3), torch.tensor([1, 1, 1, 1, 0.3, 0.0])
+    tables = [table.clone().requires_grad_() for _ in range(2)]
+    outputs = [f(LAYOUT, t, x, level_weight) for f, t in zip((encode_reference, encode_cpu), tables, strict=True)]
+    seeds = [torch.randn_like(v) for v in outputs[0]]
+    for out in outputs:
+        sum((v * s).sum() for v, s in zip(out, seeds, strict=True)).backward()
+    for a, b in [*zip(*outputs, strict=True), (tables[0].grad, tables[1].grad)]:
+        # float32 sums in another order, with fused multiply-adds: 1e-5 of the largest value
+        assert (a - b).abs().max() < 1e-5 * a.abs().max()
+    assert tables[1].grad.abs().max() > 0
+    alone = features_cpu(LAYOUT, table.numpy(), x.numpy(), level_weight.numpy())
+    np.testing.assert_allclose(alone, outputs[1][0].detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_jacobian_is_the_slope_of_the_features():
+    torch.manual_seed(1)
+    table = torch.randn(LAYOUT.n_rows(), 2, dtype=torch.float64)
+    x, h = torch.rand(200, 3, dtype=torch.float64), 1e-6
+    _, jacobian = encode_reference(LAYOUT, table, x, torch.ones(6))
+    for axis in range(3):
+        step = torch.zeros(3, dtype=torch.float64)
+        step[axis] = h
+        a, _ = encode_reference(LAYOUT, table, x - step, torch.ones(6))
+        b, _ = encode_reference(LAYOUT, table, x + step, torch.ones(6))
+        difference = ((b - a) / (2 * h) - jacobian[:, :, axis]).abs()
+        # the interpolation is linear inside a cell; a point within h of a border is the only exception
+        assert (difference < 1e-4).double().mean() > 0.999
+
+
+@pytest.mark.parametrize("engine", [Engine.reference, Engine.cpu])
+def test_field_gradient_is_the_sdf_s_slope(engine):
+    torch.manual_seed(2)
+    field = Field(FieldConfig(n_levels=4, log2_rows=12, base_resolution=4, finest_resolution=16), engine)
+    with torch.no_grad():
+        field.table.uniform_(-0.1, 0.1)
+    x, h = torch.rand(300, 3) * 0.9 + 0.05, 1e-3
+    _, gradient, geometry = field.geometry(x)
+    assert geometry.shape == (300, 15)
+    for axis in range(3):
+        step = torch.zeros(3)
+        step[axis] = h
+        slope = (field.geometry(x + step)[0] - field.geometry(x - step)[0]) / (2 * h)
+        # median: a step of 1e-3 crosses a cell border or a softplus bend for some points
+        assert (slope - gradient[:, axis]).abs().median() < 2e-3 * gradient.abs().max()
+    np.testing.assert_allclose(field.sdf(x.numpy()), field.geometry(x)[0].detach().numpy(), atol=1e-5)
+
+
+def test_weights_peak_where_the_sdf_is_zero():
+    t = torch.linspace(0, 1, 401)
+    middle, length = (t[1:] + t[:-1]) / 2, t[1:] - t[:-1]
+    slope = 0.5  # the ray meets the surface at 60 degrees from its normal
+    sdf = (0.4 - middle) * slope
+    opacity = section_opacity(sdf[None], torch.full((1, 400), -slope), length[None], torch.tensor(200.0))
+    weights = ray_weights(opacity)[0]
+    assert weights.sum() == pytest.approx(1, abs=0.02)
+    # NeuS is unbiased to first order: the peak is at the zero crossing within one section
+    assert middle[weights.argmax()] == pytest.approx(0.4, abs=2.5e-3 * 2)
+
+
+def test_leaving_rays_are_transparent_once_annealed():
+    cosine = torch.tensor([0.7, -0.7])
+    assert annealed_cosine(cosine, 1.0).tolist() == pytest.approx([0.0, -0.7])
+    assert annealed_cosine(cosine, 0.0).tolist() == pytest.approx([-0.15, -0.85])
+
+
+def sphere_bake(n: int = 48, radius: float = 0.3) -> BakedSdf:
+    baked = BakedSdf(np.zeros(3, np.float32), 1 / (n - 1), np.zeros((n, n, n), np.float32))
+    baked.values[:] = (np.linalg.norm(baked.points() - 0.5, axis=1) - radius).reshape(n, n, n)
+    return baked
+
+
+BOX = np.concatenate(
+    [np.concatenate([np.eye(3), -np.ones((3, 1))], 1), np.concatenate([-np.eye(3), np.zeros((3, 1))], 1)]
+).astype(np.float32)
+
+
+def test_samples_gather_at_the_surface_and_follow_the_reference_proposal():
+    baked, n = sphere_bake(), 256
+    rng = np.random.default_rng(0)
+    rays_o = np.tile(np.array([[0.5, 0.5, -1.0]], np.float32), (n, 1))
+    rays_d = np.tile(np.array([[0.0, 0.0, 1.0]], np.float32), (n, 1))
+    jitter = rng.random((n, 65), dtype=np.float32)
+    edges, hit = sample_rays(baked, rays_o, rays_d, BOX, 100.0, 64, jitter)
+    assert hit.all()
+    assert (np.diff(edges, axis=1) >= 0).all()
+    assert edges.min() >= 1.0 - 1e-5
+    assert edges.max() <= 2.0 + 1e-5
+    t = np.linspace(1, 2, 129)
+    share = proposal_reference(np.abs(t - 1.5) - 0.3, 100.0)
+    expected, _ = np.histogram(t[:-1], bins=16, range=(1, 2), weights=share / share.sum())
+    found, _ = np.histogram(edges, bins=16, range=(1, 2))
+    # 16,640 stratified edges: sampling noise is below 0.01 a bin, a wrong inverse is far above
+    np.testing.assert_allclose(found / edges.size, expected, atol=0.015)
+    near_surface = np.abs(edges - 1.2) < 0.05
+    assert 0.7 < near_surface.mean() < 0.98
+
+
+def test_grazing_rays_are_sampled_where_they_pass_nearest():
+    rays_o = np.array([[0.5, 0.83, -1.0]], np.float32).repeat(64, 0)  # passes the sphere at a distance of 0.03
+    rays_d = np.array([[0.0, 0.0, 1.0]], np.float32).repeat(64, 0)
+    jitter = np.random.default_rng(1).random((64, 17), dtype=np.float32)
+    edges, _ = sample_rays(sphere_bake(), rays_o, rays_d, BOX, 100.0, 16, jitter)
+    assert (np.abs(edges - 1.5) < 0.15).mean() > 0.6
+
+
+def test_rays_beside_the_hull_miss():
+    t0, t1 = clip_to_planes(np.array([2.0, 2, -1]), np.array([0.0, 0, 1]), BOX.astype(float))
+    assert t0 >= t1
+    t0, t1 = clip_to_planes(np.array([0.5, 0.5, -1]), np.array([0.0, 0, 1]), BOX.astype(float))
+    assert (t0, t1) == pytest.approx((1, 2))
+
+
+RADIUS = 0.1
+
+
+def sphere_scene(folder: Path, n_views: int = 10, size: int = 72) -> tuple[PosedCapture, ObjectRegion]:
+    """A striped sphere of radius 0.1 seen from a ring of cameras, rendered in closed form."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    views = []
+    for k in range(n_views):
+        angle, height = 2 * np.pi * k / n_views, (0.15, 0.5)[k % 2]
+        centre = 0.5 * np.array([np.cos(angle) * np.cos(height), np.sin(angle) * np.cos(height), np.sin(height)])
+        forward = -centre / np.linalg.norm(centre)
+        right = np.cross(forward, [0, 0, 1])
+        right /= np.linalg.norm(right)
+        rotation = np.stack([right, np.cross(forward, right), forward])
+        camera = Pinhole(size, size, size * 1.6, size * 1.6, size / 2, size / 2)
+        view = View(f"v{k}", camera, Rigid(rotation, -rotation @ centre))
+        rows, columns = np.mgrid[:size, :size]
+        d = view.rays(np.stack([columns, rows], -1).reshape(-1, 2) + 0.5)
+        b = d @ centre
+        root = b**2 - centre @ centre + RADIUS**2
+        hit = root > 0
+        x = centre + (-b - np.sqrt(np.maximum(root, 0)))[:, None] * d
+        colour = 0.5 + 0.4 * np.sin(x * [60, 70, 80])
+        image = np.where(hit[:, None], colour, 0.2).reshape(size, size, 3)
+        Image.fromarray((image * 255).astype(np.uint8)).save(folder / "images" / f"v{k}.jpg", quality=97)
+        Image.fromarray((hit * 255).astype(np.uint8).reshape(size, size)).save(folder / "masks" / f"v{k}.png")
+        views.append(view)
+    empty = np.zeros(0)
+    posed = PosedCapture(
+        folder, tuple(views), np.zeros((0, 3)), np.zeros((0, 3), np.uint8), empty, empty.astype(int),
+        empty.astype(int), np.zeros(3), "truth", "truth", SupportPlane(np.array([0, 0, 1.0]), -RADIUS, 0.5),
+        np.ones(n_views),
+    )  # fmt: skip
+    corner = 1.15 * RADIUS * np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
+    from scipy.spatial import ConvexHull
+
+    faces = ConvexHull(corner).simplices
+    normal = np.cross(corner[faces[:, 1]] - corner[faces[:, 0]], corner[faces[:, 2]] - corner[faces[:, 0]])
+    inward = (normal * corner[faces[:, 0]]).sum(1) < 0
+    faces[inward] = faces[inward][:, ::-1]
+    region = ObjectRegion(folder, Rigid.identity(), np.full(3, 2.3 * RADIUS), corner, faces, "given", True)
+    return posed, region
+
+
+def sphere_cloud(n: int) -> PriorCloud:
+    normal = np.random.default_rng(0).normal(size=(n, 3))
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    ones = np.ones(n)
+    return PriorCloud(normal * RADIUS, normal, ones, np.zeros((n, 3), np.uint8), ones.astype(int))
+
+
+SMALL = {"n_rays": 256, "n_levels": 6, "log2_rows": 14, "finest_resolution": 128, "bake_resolution": 32,
+         "bake_resolution_late": 48, "n_points": 256, "n_free": 256}  # fmt: skip
+
+
+def radius_error(field: SurfaceField) -> np.ndarray:
+    points = sphere_cloud(500).points_world
+    return load_sdf(field)(points[points[:, 2] > -0.5 * RADIUS]) / RADIUS
+
+
+def test_fit_finds_a_sphere_from_its_photos_alone(tmp_path):
+    posed, region = sphere_scene(tmp_path / "scene")
+    (tmp_path / "job").mkdir()
+    field = fit_surface(
+        posed, region, sphere_cloud(0), SurfaceConfig(n_steps=250, **SMALL), Job("fit", tmp_path / "job")
+    )
+    field.check()
+    error = radius_error(field)
+    # 4 % of the radius is one pixel of these photos
+    assert np.abs(np.median(error)) < 0.04
+    assert np.percentile(np.abs(error), 90) < 0.12
+    assert 0.8 < float(field.photo_gain.mean()) < 1.25
+    field.save(tmp_path)
+    again = SurfaceField.load(tmp_path)
+    np.testing.assert_array_equal(radius_error(again), error)
+
+
+def test_prior_points_pull_the_surface(tmp_path):
+    posed, region = sphere_scene(tmp_path / "scene")
+    errors = {}
+    for n in (0, 3000):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        field = fit_surface(posed, region, sphere_cloud(n), SurfaceConfig(n_steps=60, **SMALL), Job("fit", folder))
+        errors[n] = np.abs(radius_error(field)).mean()
+    assert errors[3000] < 0.8 * errors[0]
+
+
+def test_an_interrupted_fit_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    posed, region = sphere_scene(tmp_path / "scene")
+    cfg, folder = SurfaceConfig(n_steps=30, checkpoint_s=0.0, **SMALL), tmp_path / "job"
+    folder.mkdir()
+    step = Trainer.train_step
+
+    def interrupted(self, baker):
+        if self.step == 20:
+            raise KeyboardInterrupt
+        step(self, baker)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_surface(posed, region, sphere_cloud(100), cfg, Job("fit", folder))
+    assert (folder / "checkpoint.pt").exists()
+    monkeypatch.setattr(Trainer, "train_step", step)
+    job = Job("fit", folder)
+    fit_surface(posed, region, sphere_cloud(100), cfg, job).check()
+    assert job.notes["resumed_at_step"] == 20
+    assert not (folder / "checkpoint.pt").exists()
+
+
+def test_underside_is_closed_where_the_object_stands(tmp_path):
+    posed, region = sphere_scene(tmp_path / "scene")
+    points, normals = support_points(posed, region, RADIUS / 40)
+    assert len(points) > 0
+    np.testing.assert_allclose(points[:, 2], -RADIUS, atol=1e-9)
+    np.testing.assert_allclose(normals, np.tile([0, 0, -1.0], (len(points), 1)))
+    # the visual hull of a ring of cameras is wider than the sphere's point of contact, but not than the sphere
+    assert np.linalg.norm(points[:, :2], axis=1).max() < RADIUS
