@@ -21,6 +21,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import psutil
 from filelock import FileLock
 
@@ -102,7 +103,7 @@ def plain(value: Any) -> Any:
         return [plain(v) for v in value]
     if isinstance(value, Path):
         return str(value)
-    return value
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def content_key(path: Path) -> str:
@@ -212,5 +213,5 @@ class Workspace:
             result.save(partial)
         record |= {"recipe": recipe, "notes": job.notes, "warnings": job.warnings}
         record["versions"] = {"recon": __version__, "python": platform.python_version()}
-        write_json(partial / "stage.json", record)
+        write_json(partial / "stage.json", plain(record))
         partial.rename(folder)

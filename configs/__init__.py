@@ -1,0 +1,1 @@
+"""Presets and the defaults list; the options themselves are the dataclasses of `recon/config.py`."""

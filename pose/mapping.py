@@ -1,0 +1,96 @@
+"""From verified matches to cameras and points: incremental mapping, then a last adjustment that frees the lens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pose.colmap_io import silenced
+
+
+@dataclass(frozen=True)
+class MappingConfig:
+    """How cameras are found from matches."""
+
+    seed: int = 0
+    """Seed of every random sample; the same seed gives the same cameras."""
+    min_inliers: int = 30
+    """Fewest points that must agree before a photo is placed."""
+    max_error_px: float = 4.0
+    """Observations farther from their point's projection are dropped; lowering it keeps only the sharpest points."""
+    min_views_for_principal_point: int = 8
+    """With fewer photos of one lens its principal point stays in the middle: too few to tell it from a rotation."""
+
+
+def map_photos(
+    database: Path, n_photos: int, cfg: MappingConfig, progress: Callable[[float, float, str], None]
+) -> list[Any]:
+    """Incremental mapping (Schönberger and Frahm 2016); the models found, the one with most photos first."""
+    pycolmap = silenced()
+    options = pipeline_options(cfg)
+    placed = 0
+
+    def first_pair() -> None:
+        nonlocal placed
+        placed = 2
+
+    def next_photo() -> None:
+        nonlocal placed
+        placed += 1
+        progress(min(placed, n_photos), n_photos, "placing photos")
+
+    pycolmap.set_random_seed(cfg.seed)
+    output = database.with_name("models")
+    output.mkdir(exist_ok=True)
+    models = pycolmap.incremental_mapping(
+        database,
+        database.parent,
+        output,
+        options,
+        initial_image_pair_callback=first_pair,
+        next_image_callback=next_photo,
+    )
+    return sorted(models.values(), key=lambda m: (-m.num_reg_images(), -m.num_points3D()))
+
+
+def pipeline_options(cfg: MappingConfig) -> Any:
+    """pycolmap's mapping options."""
+    options = silenced().IncrementalPipelineOptions()
+    options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = cfg.seed
+    options.extract_colors = False  # colours are taken from the undistorted photos
+    options.min_model_size = 3
+    options.max_num_models = 3
+    options.mapper.abs_pose_min_num_inliers = cfg.min_inliers
+    return options
+
+
+def refine(reconstruction: Any, database: Path, cfg: MappingConfig) -> None:
+    """Adjust everything once more, in place, with the principal point free where enough photos share a lens.
+
+    A principal point that is held in the middle of the photo turns the cameras by the angle it is off: a few tenths of
+    a degree for a phone.
+    """
+    pycolmap = silenced()
+    options = pipeline_options(cfg)
+    n_views = Counter(image.camera_id for image in reconstruction.images.values() if image.has_pose)
+    well_known = {camera for camera, n in n_views.items() if n >= cfg.min_views_for_principal_point}
+    adjust = pycolmap.BundleAdjustmentOptions()
+    adjust.print_summary = False
+    adjust.refine_principal_point = bool(well_known)
+    mapper_options = options.mapper
+    if well_known:  # lenses of few photos keep what the mapping found for them
+        mapper_options.constant_cameras = set(n_views) - well_known
+    mapper_options.filter_max_reproj_error = cfg.max_error_px
+    handle = pycolmap.Database.open(database)
+    try:
+        cache = pycolmap.DatabaseCache.create(handle, pycolmap.DatabaseCacheOptions())
+        mapper = pycolmap.IncrementalMapper(cache)
+        mapper.begin_reconstruction(reconstruction)
+        mapper.iterative_global_refinement(3, 0.0005, mapper_options, adjust, options.triangulation, True)
+        mapper.end_reconstruction(False)
+    finally:
+        handle.close()
+    reconstruction.update_point_3d_errors()

@@ -1,0 +1,45 @@
+"""Feature matches between photos, verified by two-view geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pose.colmap_io import database_name, silenced
+
+
+def match_pairs(
+    database: Path,
+    pairs: Sequence[tuple[int, int]],
+    seed: int,
+    progress: Callable[[float, float, str], None],
+    guided: bool = False,
+    min_inliers: int = 15,
+) -> None:
+    """Match and verify the features of pairs of photos (positions in the capture) in the database.
+
+    Ratio test, cross check and RANSAC; `guided` also looks along the epipolar lines found, which wins more matches.
+    """
+    pycolmap = silenced()
+    verification = pycolmap.TwoViewGeometryOptions()
+    verification.ransac.random_seed = seed
+    verification.min_num_inliers = min_inliers
+    matching = pycolmap.FeatureMatchingOptions()
+    matching.use_gpu = False
+    matching.guided_matching = guided
+    pairing = pycolmap.ImportedPairingOptions()
+    pairing.match_list_path = database.with_name("pairs.txt")
+    # Blocks large enough to keep all cores busy, small enough for a lively progress bar.
+    block = max(64, len(pairs) // 25)
+    for start in range(0, len(pairs), block):
+        lines = [f"{database_name(i)} {database_name(j)}\n" for i, j in pairs[start : start + block]]
+        pairing.match_list_path.write_text("".join(lines), encoding="utf-8")
+        pycolmap.match_image_pairs(
+            database,
+            matching_options=matching,
+            pairing_options=pairing,
+            verification_options=verification,
+            device=pycolmap.Device.cpu,
+        )
+        progress(min(start + block, len(pairs)), len(pairs), "matching photos")
+    pairing.match_list_path.unlink(missing_ok=True)

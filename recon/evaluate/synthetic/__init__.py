@@ -1,0 +1,1 @@
+"""Small photographed scenes of our own design with known truth: shape, paint, light, a ray tracer and a phone."""

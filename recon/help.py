@@ -1,0 +1,150 @@
+"""`recon --help`: read from the sources of the config classes, so that it answers at once and cannot go stale."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from functools import cache
+from importlib import util
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+USAGE = """\
+Walk around an object with a phone, run one command, get a finished textured 3D asset.
+
+  recon capture=FOLDER                  photos of one object in, assets_out/<name>/asset.glb out
+  recon capture=photos/teapot preset=draft              a first look within minutes
+  recon capture=teapot.mp4 out=~/models/teapot          a video in, another folder out
+  recon batch captures=photos                           every capture in a folder, one after another
+  recon -m capture=photos/teapot preset=draft,standard  a sweep: every combination in its own folder
+  recon doctor                                          what this machine has and what will be used
+  recon --help surface                                  what every option of a group means
+
+Run the same command again after an interruption: it goes on from the last finished stage. A changed option remakes
+only what depends on it.
+"""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as its config class states it."""
+
+    key: str
+    default: str
+    text: str
+
+
+@cache
+def _source(module: str) -> ast.Module:
+    spec = util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no module {module}", name=module)
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _find_class(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
+    """The class that `name` means in a module: its own, or the one it imports from one of our modules."""
+    for node in _source(module).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.ImportFrom) and node.module and any(a.name == name for a in node.names):
+            ours = node.module.split(".")[0] in ("recon", "pose", "texturing")
+            return _find_class(node.module, name) if ours else None
+    return None
+
+
+def _choices(node: ast.ClassDef) -> list[str]:
+    """Members of an Enum; empty for any other class."""
+    if not any(ast.unparse(base).endswith("Enum") for base in node.bases):
+        return []
+    return [t.id for a in node.body if isinstance(a, ast.Assign) for t in a.targets if isinstance(t, ast.Name)]
+
+
+def _default(value: ast.expr | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, ast.Attribute):
+        return value.attr
+    if isinstance(value, ast.Call):
+        inner = next((k.value for k in value.keywords if k.arg == "default_factory"), None)
+        return ast.unparse(inner.body) if isinstance(inner, ast.Lambda) else "[]"
+    return str(value.value) if isinstance(value, ast.Constant) else ast.unparse(value)
+
+
+def _options_of(module: str, class_name: str, prefix: str) -> list[Option]:
+    found = _find_class(module, class_name)
+    if found is None:
+        return []
+    home, node = found
+    options: list[Option] = []
+    for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        doc = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+        text = " ".join(str(doc).split())
+        key = f"{prefix}{field.target.id}"
+        inner = _find_class(home, field.annotation.id) if isinstance(field.annotation, ast.Name) else None
+        if inner and not _choices(inner[1]):
+            options += _options_of(inner[0], inner[1].name, f"{key}.")
+            continue
+        if inner:
+            text = f"{text} One of {', '.join(_choices(inner[1]))}."
+        options.append(Option(key, _default(field.value), text.strip()))
+    return options
+
+
+@cache
+def all_options() -> tuple[Option, ...]:
+    """Every option of recon, groups in pipeline order."""
+    return tuple(_options_of("recon.config", "Config", ""))
+
+
+def option_names() -> list[str]:
+    return [option.key for option in all_options()]
+
+
+@cache
+def preset_names() -> tuple[str, ...]:
+    """The presets there are, the quickest first."""
+    folder = Path(__file__).parent.parent / "configs" / "preset"
+    names = {path.stem for path in folder.glob("*.yaml")}
+    usual = [n for n in ("draft", "standard", "fine") if n in names]
+    return (*usual, *sorted(names - set(usual)))
+
+
+def groups() -> dict[str, list[Option]]:
+    """Options by group; the run's own ones are under ""."""
+    by_group: dict[str, list[Option]] = {}
+    for option in all_options():
+        group, dot, _ = option.key.partition(".")
+        by_group.setdefault(group if dot else "", []).append(option)
+    return by_group
+
+
+def print_group(console: Console, options: list[Option]) -> None:
+    """A table of options: key, default, meaning."""
+    table = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
+    for option in options:
+        table.add_row(f"[bold]{option.key}[/]", option.default, option.text.replace("[", r"\["))
+    console.print(table)
+
+
+def print_help(console: Console, group: str = "") -> bool:
+    """Print the whole help, or all about one group; False where there is no such group."""
+    by_group = groups()
+    if group:
+        if group in by_group:
+            print_group(console, by_group[group])
+        return group in by_group
+    console.print(USAGE, markup=False, highlight=False, soft_wrap=True)
+    print_group(console, [o for o in by_group[""] if o.key != "captures"])
+    console.print(f"\n  Presets: {', '.join(preset_names())}. Options of each stage (group.key=value):\n", markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
+    for name, options in by_group.items():
+        if name:
+            table.add_row(f"[bold]{name}[/]", "  ".join(o.key.removeprefix(f"{name}.") for o in options))
+    console.print(table)
+    console.print("\n  recon --hydra-help tells about sweeps, launchers and --cfg job.", markup=False)
+    return True

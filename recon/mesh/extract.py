@@ -1,0 +1,133 @@
+"""Turning the fitted surface into a closed, clean triangle mesh within a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from recon.data import Mesh, ObjectRegion, PosedCapture, SupportPlane, SurfaceField
+from recon.errors import UserError
+from recon.mesh.clean import face_areas, object_faces
+from recon.mesh.grid import Grid, Sdf, fill_underside, make_grid, marching_cubes, sample
+from recon.mesh.simplify import Triangles, is_closed, simplify
+from recon.mesh.visibility import seen_by
+from recon.stage import Job, stage
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Turning the surface into clean triangles."""
+
+    n_triangles: int = 50_000
+    """Triangle budget of the finished mesh; raising it keeps finer shape and makes the asset heavier."""
+    cell_px: float = 1.0
+    """Cell of the extraction grid, in photo pixels on the object; raising it extracts coarser and faster."""
+    max_resolution: int = 256
+    """Cells along the longest side at most; raising it keeps finer shape and takes more time and memory."""
+    smoothing_steps: int = 3
+    """Rounds of Taubin smoothing (which does not shrink); raising it levels ripples and rounds sharp edges. 0: none."""
+    min_part_share: float = 0.01
+    """Loose parts with less than this share of the largest part's area are dropped unseen; raising it drops more."""
+    underside_height: float = 0.05
+    """Dents in the underside of a standing object are filled up to this share of its diagonal. 0: leave them."""
+
+
+@stage(result=Mesh, version=1)
+def extract_mesh(posed: PosedCapture, region: ObjectRegion, field: SurfaceField, cfg: MeshConfig, job: Job) -> Mesh:
+    """The zero set of the fitted surface as a clean mesh in world. Raises UserError if there is none."""
+    from recon.surface.query import load_sdf
+
+    return mesh_from_sdf(load_sdf(field), posed, region, cfg, job)
+
+
+def mesh_from_sdf(sdf: Sdf, posed: PosedCapture, region: ObjectRegion, cfg: MeshConfig, job: Job) -> Mesh:
+    """The zero set of any signed distance (world units, positive outside) within the hull, cleaned and simplified.
+
+    Raises UserError if the distance is positive everywhere in the hull.
+    """
+    grid = make_grid(
+        region.world_from_box,
+        region.hull_vertices_world,
+        cfg.cell_px * pixel_footprint(posed, region),
+        cfg.max_resolution,
+    )
+    vertices, faces = _zero_set(sdf, region, _support(posed, region), grid, cfg, job)
+    job.progress(0.7, 1, "removing loose parts")
+    keep = object_faces(vertices, faces, posed, region, cfg.min_part_share)
+    if not keep.any():
+        raise UserError(NO_SURFACE)
+    n_dropped = len(faces) - int(keep.sum())
+    job.progress(0.75, 1, f"simplifying {int(keep.sum()):,} triangles")
+    vertices, faces = simplify(vertices, faces[keep], cfg.n_triangles, cfg.smoothing_steps)
+    watertight = is_closed(faces)
+    if not watertight:
+        job.warn("The mesh could not be closed everywhere; most viewers do not mind, 3D printing and physics do.")
+    job.progress(0.95, 1, "checking what was seen")
+    stats = {
+        "triangles": len(faces),
+        "watertight": watertight,
+        "dropped_triangle_share": round(n_dropped / len(keep), 4),
+        "unseen_area_share": round(unseen_area_share((vertices, faces), posed), 4),
+        "cell": grid.cell,
+        "cells": list(grid.n_cells),
+    }
+    job.notes.update(stats)
+    job.progress(1, 1, f"{len(faces):,} triangles")
+    return Mesh(vertices, faces, stats)
+
+
+NO_SURFACE = (
+    "No surface was found where the object should be; look at the masks in the report, and if they are wrong "
+    "give your own in a `masks` folder beside the photos."
+)
+
+
+def pixel_footprint(posed: PosedCapture, region: ObjectRegion) -> float:
+    """Width of a photo's pixel on the object, in world units: median over views of distance / focal length."""
+    centre = region.world_from_box.translation
+    return float(np.median([np.linalg.norm(v.centre_world() - centre) / v.camera.fx_px for v in posed.views]))
+
+
+def unseen_area_share(mesh: Triangles, posed: PosedCapture, n_samples: int = 20_000) -> float:
+    """The share of a mesh's area that no photo saw, from a sample of its faces."""
+    area = face_areas(*mesh)
+    chosen = np.random.default_rng(0).choice(len(area), n_samples, p=area / area.sum())
+    n_seen, _ = seen_by(*mesh, chosen, posed.views)
+    return float((n_seen == 0).mean())
+
+
+def _support(posed: PosedCapture, region: ObjectRegion) -> SupportPlane | None:
+    return posed.support_plane if region.rests_on_support else None
+
+
+def _zero_set(
+    sdf: Sdf, region: ObjectRegion, support: SupportPlane | None, grid: Grid, cfg: MeshConfig, job: Job
+) -> Triangles:
+    """Marching cubes within the hull and above the support plane."""
+    planes: Float64[np.ndarray, "m 4"] = region.hull_planes
+    if support is not None:  # outside is below it
+        planes = np.concatenate([planes, [[*-support.normal_world, support.offset]]])
+    values = sample(sdf, planes, grid, lambda share: job.progress(0.6 * share, 1, "sampling the surface"))
+    if not (values < 0).any():
+        raise UserError(NO_SURFACE)
+    if support is not None:
+        height = _layer_heights(support, grid, values.shape[2])
+        if height is not None:
+            job.notes["underside_nodes_filled"] = fill_underside(
+                values, height, cfg.underside_height * region.diagonal()
+            )
+    job.progress(0.65, 1, "marching cubes")
+    return marching_cubes(values, grid)
+
+
+def _layer_heights(support: SupportPlane, grid: Grid, n_layers: int) -> Float64[np.ndarray, " z"] | None:
+    """Height of each layer of grid nodes above the support plane, or None where layers are not parallel to it."""
+    normal_box = grid.world_from_box.rotation.T @ support.normal_world
+    # Over the footprint a tilt of two degrees lifts one side by less than the fill's own height.
+    if normal_box[2] < np.cos(np.radians(2)):
+        return None
+    middle = np.array(grid.n_cells) // 2
+    nodes = np.stack([np.full(n_layers, middle[0]), np.full(n_layers, middle[1]), np.arange(n_layers)], -1)
+    return grid.points_world(nodes, 1) @ support.normal_world - support.offset

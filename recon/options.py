@@ -1,0 +1,132 @@
+"""The words of the command line: paths made safe for Hydra, and its errors reduced to one sentence each."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from pathlib import Path
+
+from recon.failures import UsageError
+from recon.help import option_names, preset_names
+
+PATH_KEYS = ("capture", "captures", "out", "workspace")
+NEED_NO_CAPTURE = {"-c", "--cfg", "-i", "--info", "--hydra-help", "-sc", "--shell-completion"}
+
+
+def quoted(value: str) -> str:
+    """A text as Hydra's override grammar and OmegaConf read it back unchanged, whatever characters it holds."""
+    value = value.replace("${", "\\${")
+    value = re.sub(r"(\\*)'", lambda m: m[1] * 2 + "\\'", value)
+    value = re.sub(r"(\\+)$", lambda m: m[1] * 2, value)
+    return f"'{value}'"
+
+
+def given_paths(key: str, value: str, sweep: bool) -> list[str]:
+    """The paths that `key=value` names: one, or in a sweep several captures separated by commas."""
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"" and not Path(value).exists():
+        value = value[1:-1]
+    several = sweep and key == "capture" and "," in value and not Path(value).expanduser().exists()
+    parts = [p.strip() for p in value.split(",")] if several else [value]
+    return [str(Path(p).expanduser()) if p else p for p in parts]
+
+
+def split_word(word: str) -> tuple[str, str]:
+    """`key=value` in two; the key is empty where the word has none."""
+    key, equals, value = word.partition("=")
+    return (key, value) if equals else ("", word)
+
+
+def hydra_words(words: list[str], batch: bool) -> list[str]:
+    """What Hydra gets for the words of `recon` or `recon batch`.
+
+    Raises UsageError where no capture is named, or where a sweep would put two captures into one folder.
+    """
+    sweep = "-m" in words or "--multirun" in words
+    paths: dict[str, list[str]] = {}
+    passed = []
+    for position, word in enumerate(words):
+        key, value = split_word(word)
+        if key in PATH_KEYS:
+            paths[key] = given_paths(key, value, sweep)
+            passed.append(f"{key}=" + ",".join(quoted(p) for p in paths[key]))
+            continue
+        follows_flag = position > 0 and words[position - 1] in {"-cd", "--config-dir", "-c", "--cfg", "-p", "--package"}
+        if not key and not word.startswith(("-", "~")) and not follows_flag:
+            hint = f"capture={word}" if Path(word).expanduser().exists() else "capture=FOLDER preset=draft"
+            raise UsageError(f"'{word}' is not of the form key=value: did you mean `recon {hint}`?")
+        passed.append(word)
+    if not NEED_NO_CAPTURE & set(words):
+        _require_capture(paths, batch)
+    return passed + _sweep_words(paths) if sweep else passed
+
+
+def _require_capture(paths: dict[str, list[str]], batch: bool) -> None:
+    if batch and not any(paths.get("captures", [])):
+        raise UsageError("Name the folder that holds the captures: `recon batch captures=FOLDER`.")
+    if not batch and "captures" in paths:
+        raise UsageError("captures= belongs to `recon batch captures=FOLDER`; one capture is `recon capture=FOLDER`.")
+    if batch and "capture" in paths:
+        raise UsageError("`recon batch` takes captures=FOLDER; for a single capture leave the word batch away.")
+    if not batch and not all(paths.get("capture", [""])):
+        raise UsageError("Name the folder of photos: `recon capture=FOLDER` (`recon --help` shows examples).")
+
+
+def _sweep_words(paths: dict[str, list[str]]) -> list[str]:
+    """Where Hydra writes multirun.yaml: beside the folders of the jobs."""
+    captures = paths.get("capture", [])
+    names = [capture_name(Path(p)) for p in captures]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        raise UsageError(f"Two of the captures are called {twice}, so they would share a folder: rename one of them.")
+    out = paths.get("out", [""])[0]
+    if out and len(captures) > 1:
+        raise UsageError(
+            "out= names one folder, so it cannot take several captures: leave it away, or use `recon batch -m`."
+        )
+    folder = Path(out or "assets_out")
+    if len(captures) == 1 and not out:
+        folder = folder / names[0] / "sweep"
+    return [f"hydra.sweep.dir={quoted(str(folder))}"]
+
+
+def capture_name(source: Path) -> str:
+    """What a capture is called: its folder (that above one called `images`), or its video without extension."""
+    path = source.expanduser().resolve()
+    if path.is_file():
+        return path.stem
+    if path.name.lower() == "images" and path.parent.name:
+        path = path.parent
+    return path.name or "capture"
+
+
+def job_folder(overrides: list[str]) -> str:
+    """A folder name for one job of a sweep: its overrides without the paths; "" where nothing else was set."""
+    kept = [w for w in overrides if split_word(w.lstrip("+"))[0] not in PATH_KEYS]
+    text = ",".join(kept)
+    name = re.sub(r"[^\w.=,+-]", "_", text)
+    if name != text or len(name) > 120:
+        name = f"{name[:110]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name
+
+
+def hydra_sentence(error: BaseException) -> str:
+    """One sentence for whatever Hydra or OmegaConf found wrong with the command line."""
+    text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
+    preset = re.search(r"Could not find 'preset/([^']*)'", text)
+    if preset:
+        return f"There is no preset '{preset[1]}': choose {', '.join(preset_names())}."
+    key = re.search(r"Could not override '([^']+)'", text)
+    if key and "not in" in text:
+        near = difflib.get_close_matches(key[1], option_names(), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "`recon --help` lists all of them."
+        return f"There is no option {key[1]}: {hint}"
+    group = re.search(r"No match in the defaults list|Could not find '([^']+)'", text)
+    if group and group[1]:
+        return f"Hydra has nothing called {group[1]} here: `recon --help` lists the options."
+    merging = re.search(r"Error merging override (.+)", text)
+    word = getattr(error, "override", None) or (merging and merging[1])
+    reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    if word:
+        return f"{word} cannot be used: {reason[:1].lower()}{reason[1:]}."
+    return f"The command line cannot be used: {reason[:1].lower()}{reason[1:]}."

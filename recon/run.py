@@ -1,0 +1,138 @@
+"""One capture from photos to a finished folder: lock, reconstruct, publish whole files, report."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from recon.config import Config
+from recon.data import read_json, write_json
+from recon.errors import UserError
+from recon.failures import LOG_NAME
+from recon.options import capture_name
+from recon.report.write import build_report
+from recon.stage import Reporter, Workspace
+
+REPORT_NAME = "report.json"
+OWN_FILES = {"stage.json", "exported.json"}
+"""Files of the export stage's folder that are its bookkeeping, not results."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where one job reads and writes; all absolute."""
+
+    source: Path
+    out: Path
+    workspace: Path
+
+    @property
+    def name(self) -> str:
+        return capture_name(self.source)
+
+
+def places_for(cfg: Config, source: Path, batch: bool = False, job: str = "") -> Places:
+    """The folders of one job.
+
+    batch: `cfg.out` then holds a folder for each capture. job: the job's name within a sweep, else "".
+    """
+    name = capture_name(source)
+    own_root = bool(cfg.out) and not batch
+    out = Path(cfg.out) if own_root else Path(cfg.out or "assets_out") / name
+    if job:
+        out = out / job if own_root else out / "sweep" / job
+    workspace = Path(cfg.workspace or Path(cfg.out if batch and cfg.out else "assets_out") / ".work") / name
+    return Places(*(p.expanduser().absolute() for p in (source, out, workspace)))
+
+
+def check_places(places: Places) -> None:
+    """Raise UserError where the capture is missing, or where results would land in a wrong folder."""
+    source, out = places.source, places.out
+    if not source.exists():
+        raise UserError(f"There is no folder or video {source}: capture= names a folder of photos or a video file.")
+    for folder, key in ((out, "out"), (places.workspace, "workspace")):
+        if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"{folder} lies inside the capture itself: start from another folder, or set {key}=FOLDER.")
+        blocking = next((p for p in (folder, *folder.parents) if p.exists()), folder)
+        if not blocking.is_dir():
+            raise UserError(f"{blocking} is a file, so nothing can be written below it: set another {key}=FOLDER.")
+    report = out / REPORT_NAME
+    if report.exists():
+        earlier = Path(read_json(report)["source"])
+        if earlier.resolve() != source.resolve() and earlier.exists():
+            raise UserError(f"{out} already holds the asset of {earlier}: set another out=FOLDER for {source}.")
+
+
+@contextmanager
+def sole_writer(out: Path) -> Iterator[None]:
+    """Hold the lock of an out folder; UserError if another process has it."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"Another run is writing {out} at this moment: wait for it, or set another out=.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Put a copy of a file in a target's place, so that a reader sees the old one or the new one whole."""
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.copyfile(source, fresh)
+    fresh.replace(target)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Put a copy of a folder in a target's place: copies, as what a user edits there must not change the workspace."""
+    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    for left in (fresh, old):
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(source, fresh, copy_function=shutil.copyfile)
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def publish(made: Path, out: Path, report: dict[str, Any]) -> None:
+    """Replace what an earlier run left in `out` by the results in `made`; the report comes last."""
+    results = sorted(p for p in made.iterdir() if p.name not in OWN_FILES and not p.name.startswith("."))
+    for result in results:
+        (replace_folder if result.is_dir() else replace_file)(result, out / result.name)
+    earlier = read_json(out / REPORT_NAME).get("files", []) if (out / REPORT_NAME).exists() else []
+    for gone in set(earlier) - {r.name for r in results}:
+        shutil.rmtree(out / gone) if (out / gone).is_dir() else (out / gone).unlink(missing_ok=True)
+    (out / LOG_NAME).unlink(missing_ok=True)
+    fresh = out / f".{REPORT_NAME}.new"
+    write_json(fresh, report | {"files": [r.name for r in results]})
+    fresh.replace(out / REPORT_NAME)
+
+
+def run_capture(cfg: Config, places: Places, reporter: Reporter) -> dict[str, Any]:
+    """Reconstruct one capture and return its report; `places.out` then holds asset.glb, preview.png, report.json, ...
+
+    Raises UserError for what the user can mend; anything else is a defect.
+    """
+    check_places(places)
+    from recon.pipeline import reconstruct
+
+    with sole_writer(places.out):
+        workspace = Workspace(places.workspace, reporter)
+        results = reconstruct(places.source, cfg, workspace)
+        stats = {
+            noun: getattr(getattr(results, noun), "stats", {})
+            for noun in ("posed", "region", "prior", "field", "mesh", "uv_mesh", "asset", "exported")
+        }
+        nouns = (results.capture, results.posed, results.asset)
+        report = build_report(places.name, places.source, cfg, nouns, stats, workspace.records)
+        publish(places.workspace / workspace.records["export"]["folder"], places.out, report)
+    return report

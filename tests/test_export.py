@@ -1,0 +1,262 @@
+"""The glTF border: frames, colours the right way up, cameras that still look at the same things, a valid file."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from recon.camera import Pinhole, View
+from recon.data import Asset, ObjectRegion, PosedCapture, UvMesh, read_json
+from recon.stage import Job
+from recon.transforms import Rigid
+from texturing.export import ExportConfig, Exported, export, place
+from texturing.gltf import ImageFormat
+
+ROOT = Path(__file__).parent.parent
+SIZE = np.array([0.6, 0.3, 0.9])
+BASE = np.array([5.0, -3.0, 2.0])
+"""Centre of the object's base in world."""
+TURN = np.radians(25)
+RED, BLUE = np.array([210, 40, 30]), np.array([30, 40, 210])
+
+
+def turn_z(angle: float) -> np.ndarray:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
+
+
+@pytest.fixture
+def asset() -> Asset:
+    """An upright cylinder-like shape whose texture is red in its upper half (v > 0.5) and blue below."""
+    n_around, n_up = 48, 24
+    k, j = np.meshgrid(np.arange(n_around + 1), np.arange(n_up + 1), indexing="ij")
+    angle, v = 2 * np.pi * k / n_around, j / n_up
+    wide = np.where((j == 0) | (j == n_up), 0.0, 1.0)  # closed at both ends
+    box = np.stack([wide * np.cos(angle) / 2, wide * np.sin(angle) / 2, v], -1).reshape(-1, 3) * SIZE
+    corner = (k * (n_up + 1) + j)[:-1, :-1].ravel()
+    a, b, c, d = corner, corner + n_up + 1, corner + n_up + 2, corner + 1
+    faces = np.concatenate([np.stack([a, b, c], -1), np.stack([a, c, d], -1)])
+    mesh_idx = ((k % n_around) * (n_up + 1) + j).ravel()
+    uv = 0.02 + 0.96 * np.stack([k / n_around, v], -1).reshape(-1, 2)
+    texture = np.empty((256, 256, 3), np.uint8)
+    texture[:128], texture[128:] = RED, BLUE
+    uv_mesh = UvMesh(box @ turn_z(TURN).T + BASE, faces, uv, mesh_idx, 256)
+    made = Asset(uv_mesh, texture, np.full((256, 256), 255, np.uint8))
+    made.check()
+    return made
+
+
+@pytest.fixture
+def posed(tmp_path: Path) -> PosedCapture:
+    """Five cameras around; the first stands in front of the box's -y side."""
+    (tmp_path / "images").mkdir()
+    views = []
+    for k in range(5):
+        azimuth = TURN - np.pi / 2 + 0.3 + 2 * np.pi * k / 5
+        eye = BASE + [2.5 * np.cos(azimuth), 2.5 * np.sin(azimuth), 1.1]
+        forward = (BASE + [0, 0, 0.4] - eye) / np.linalg.norm(BASE + [0, 0, 0.4] - eye)
+        right = np.cross(forward, [0, 0, 1.0]) / np.linalg.norm(np.cross(forward, [0, 0, 1.0]))
+        rotation = np.stack([right, np.cross(forward, right), forward])
+        views.append(View(f"IMG_{k}", Pinhole(120, 90, 130.0, 131.0, 61.0, 44.0), Rigid(rotation, -rotation @ eye)))
+        Image.new("RGB", (120, 90), (10 * k, 0, 0)).save(tmp_path / "images" / f"IMG_{k}.jpg")
+    nothing = np.zeros(0, np.int64)
+    return PosedCapture(
+        tmp_path,
+        tuple(views),
+        points_world=np.zeros((0, 3)),
+        point_rgb=np.zeros((0, 3), np.uint8),
+        point_error_px=np.zeros(0),
+        obs_point_idx=nothing,
+        obs_view_idx=nothing,
+        focus_world=BASE + [0, 0, 0.4],
+        up_source="support plane",
+        scale_source="unknown",
+        support_plane=None,
+        sharpness=np.ones(5),
+    )
+
+
+@pytest.fixture
+def region(tmp_path: Path) -> ObjectRegion:
+    cube = trimesh.creation.box(extents=SIZE)
+    world_from_box = Rigid(turn_z(TURN), BASE + [0, 0, SIZE[2] / 2])
+    hull = world_from_box.apply(np.asarray(cube.vertices))
+    return ObjectRegion(tmp_path, world_from_box, SIZE, hull, np.asarray(cube.faces), "given", rests_on_support=True)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    (tmp_path / "out").mkdir()
+    return Job("export", tmp_path / "out")
+
+
+def read_glb(path: Path) -> tuple[dict, bytes]:
+    data = path.read_bytes()
+    n = int.from_bytes(data[12:16], "little")
+    return json.loads(data[20 : 20 + n]), data[28 + n :]
+
+
+def attribute(tree: dict, blob: bytes, name: str, width: int) -> np.ndarray:
+    accessor = tree["accessors"][tree["meshes"][0]["primitives"][0]["attributes"][name]]
+    view = tree["bufferViews"][accessor["bufferView"]]
+    start = view.get("byteOffset", 0)
+    return np.frombuffer(blob[start : start + view["byteLength"]], "<f4").reshape(-1, width)
+
+
+def test_the_asset_stands_on_its_base(asset: Asset, posed: PosedCapture, region: ObjectRegion) -> None:
+    asset_from_world, unit = place(asset.uv_mesh.vertices_world, posed, region)
+    v = asset_from_world.apply(asset.uv_mesh.vertices_world)
+    assert unit == "longest side"
+    # The first photo looks at the box's -y side, so the box's x runs from left to right and its depth along z.
+    assert np.ptp(v, axis=0) == pytest.approx(SIZE[[0, 2, 1]] / 0.9)
+    assert v[:, 1].min() == pytest.approx(0, abs=1e-12)
+    assert (v.min(0) + v.max(0))[[0, 2]] == pytest.approx([0, 0], abs=1e-12)
+    first_eye = asset_from_world.apply(posed.views[0].centre_world()[None])[0]
+    assert first_eye[2] > abs(first_eye[0]) and first_eye[1] > 0
+    assert np.linalg.det(asset_from_world.rotation) == pytest.approx(1)
+
+    metric, unit = place(asset.uv_mesh.vertices_world, replace(posed, scale_source="markers"), region)
+    assert metric.scale == 1 and unit == "metre"
+    assert np.ptp(metric.apply(asset.uv_mesh.vertices_world), axis=0) == pytest.approx(SIZE[[0, 2, 1]])
+
+
+def test_unknown_scale_is_said_once(asset: Asset, posed: PosedCapture, region: ObjectRegion, job: Job) -> None:
+    exported = export(asset, posed, region, ExportConfig(), job)
+    assert len(job.warnings) == 1 and "size" in job.warnings[0] and exported.unit == "longest side"
+    job.warnings.clear()
+    export(asset, replace(posed, scale_source="markers"), region, ExportConfig(), job)
+    assert job.warnings == []
+
+
+def test_the_glb_holds_mesh_texture_and_provenance(
+    asset: Asset, posed: PosedCapture, region: ObjectRegion, job: Job, tmp_path: Path
+) -> None:
+    exported = export(asset, posed, region, ExportConfig(), job)
+    exported.check()
+    tree, blob = read_glb(exported.glb_path)
+    position, normal = attribute(tree, blob, "POSITION", 3), attribute(tree, blob, "NORMAL", 3)
+    truth = exported.asset_from_world.apply(asset.uv_mesh.vertices_world)
+    assert np.abs(position - truth).max() < 1e-6
+    assert np.abs(np.linalg.norm(normal, axis=1) - 1).max() < 1e-5
+    seam = asset.uv_mesh.mesh_vertex_idx
+    assert all(np.ptp(normal[seam == i], axis=0).max() < 1e-6 for i in seam[-25:]), "the seam would show in shading"
+    side = np.abs(position[:, 1] - 0.5) < 0.3
+    assert ((normal * (position * [1, 0, 1]))[side].sum(1) > 0).all(), "normals point inward"
+
+    # glTF: v runs down, row 0 at v = 0. Upper vertices must find red there, lower ones blue.
+    image = tree["bufferViews"][tree["images"][0]["bufferView"]]
+    start = image.get("byteOffset", 0)
+    picture = np.asarray(Image.open(io.BytesIO(blob[start : start + image["byteLength"]])), int)
+    assert tree["images"][0]["mimeType"] == "image/jpeg" and picture.shape == (256, 256, 3)
+    u, v = (attribute(tree, blob, "TEXCOORD_0", 2) * 256).astype(int).T
+    for part, colour in ((position[:, 1] > 0.6, RED), (position[:, 1] < 0.4, BLUE)):
+        assert np.abs(picture[v[part], u[part]] - colour).max() < 12
+
+    material = tree["materials"][0]
+    assert material["pbrMetallicRoughness"]["metallicFactor"] == 0
+    assert material["pbrMetallicRoughness"]["roughnessFactor"] == pytest.approx(0.6)
+    assert tree["asset"]["extras"]["scale"] == "unknown" and tree["asset"]["generator"].startswith("recon ")
+    text = json.dumps(tree)
+    assert str(tmp_path) not in text and str(Path.home()) not in text and "IMG_" not in text
+
+
+def test_png_keeps_every_texel(asset: Asset, posed: PosedCapture, region: ObjectRegion, job: Job) -> None:
+    exported = export(asset, posed, region, ExportConfig(image_format=ImageFormat.png), job)
+    loaded = trimesh.load(exported.glb_path, process=False, force="mesh")
+    assert np.array_equal(np.asarray(loaded.visual.material.baseColorTexture), asset.base_colour)
+    assert np.array_equal(loaded.faces, asset.uv_mesh.faces)
+    assert np.abs(loaded.visual.uv - asset.uv_mesh.uv).max() < 1e-6
+
+
+def test_cameras_see_the_asset_as_the_photos_saw_the_object(
+    asset: Asset, posed: PosedCapture, region: ObjectRegion, job: Job
+) -> None:
+    exported = export(asset, posed, region, ExportConfig(), job)
+    j = read_json(exported.cameras_path)
+    points = asset.uv_mesh.vertices_world[::40]
+    for frame, view in zip(j["frames"], posed.views, strict=True):
+        asset_from_cam = np.array(frame["transform_matrix"])
+        assert asset_from_cam[:3, :3] @ asset_from_cam[:3, :3].T == pytest.approx(np.eye(3), abs=1e-9)
+        x = (exported.asset_from_world.apply(points) - asset_from_cam[:3, 3]) @ asset_from_cam[:3, :3]
+        pixels = np.stack([j["fl_x"] * x[:, 0], -j["fl_y"] * x[:, 1]], -1) / -x[:, 2:] + [j["cx"], j["cy"]]
+        assert pixels == pytest.approx(view.project(points)[0], abs=1e-6)
+        assert (job.folder / frame["file_path"]).read_bytes() == posed.image_path(view.name).read_bytes()
+    applied = np.array(j["applied_transform"])
+    moved = j["applied_scale"] * (points @ applied[:, :3].T + applied[:, 3])
+    assert moved == pytest.approx(exported.asset_from_world.apply(points))
+
+
+def test_lenses_that_differ_are_written_per_photo(
+    asset: Asset, posed: PosedCapture, region: ObjectRegion, job: Job
+) -> None:
+    zoomed = replace(posed.views[1], camera=replace(posed.views[1].camera, fx_px=200.0))
+    mixed = replace(posed, views=(posed.views[0], zoomed, *posed.views[2:]))
+    exported = export(asset, mixed, region, ExportConfig(with_photos=False), job)
+    j = read_json(exported.cameras_path)
+    assert "fl_x" not in j and [f["fl_x"] for f in j["frames"]] == [130.0, 200.0, 130.0, 130.0, 130.0]
+    assert not (job.folder / "photos").exists()
+
+
+def test_the_preview_shows_the_object_with_and_without_texture(
+    asset: Asset, posed: PosedCapture, region: ObjectRegion, job: Job
+) -> None:
+    exported = export(asset, posed, region, ExportConfig(preview_width_px=600), job)
+    picture = np.asarray(Image.open(exported.preview_path), int)
+    height, width = picture.shape[0] // 2, picture.shape[1] // 3
+    assert (width, height) == (200, 168)
+    for k in range(6):
+        tile = picture[k // 3 * height :][:height, k % 3 * width :][:, :width]
+        saturation = np.ptp(tile, axis=2)
+        assert (saturation[:5] == 0).all() and 200 < tile[:5].mean() < 245, "the background is not neutral"
+        column = tile[:, width // 2]
+        if k == 5:
+            assert (saturation == 0).all() and np.ptp(tile) > 60
+        else:
+            red, blue = (column[:, 0] - column[:, 2]) > 60, (column[:, 2] - column[:, 0]) > 60
+            assert red.sum() > 25 and blue.sum() > 25
+            assert np.flatnonzero(red).max() <= np.flatnonzero(blue).min() + 1, "red is above blue"
+            assert 0.1 < (saturation > 40).mean() < 0.7
+
+
+def test_save_load_and_check(asset: Asset, posed: PosedCapture, region: ObjectRegion, job: Job) -> None:
+    exported = export(asset, posed, region, ExportConfig(), job)
+    exported.save(job.folder)
+    back = Exported.load(job.folder)
+    assert back.stats == exported.stats and back.unit == exported.unit
+    assert np.array_equal(back.asset_from_world.matrix(), exported.asset_from_world.matrix())
+    back.check()
+    back.preview_path.unlink()
+    with pytest.raises(ValueError, match=r"preview\.png"):
+        back.check()
+
+
+@pytest.mark.parametrize("image_format", list(ImageFormat))
+def test_the_khronos_validator_finds_nothing(
+    asset: Asset, posed: PosedCapture, region: ObjectRegion, job: Job, image_format: ImageFormat
+) -> None:
+    exported = export(asset, posed, region, ExportConfig(image_format=image_format), job)
+    required = os.environ.get("RECON_REQUIRE_GLTF_VALIDATOR") == "1"
+    missing = None
+    if shutil.which("node") is None:
+        missing = "node is not installed"
+    else:
+        command = ["node", str(ROOT / "scripts" / "validate_gltf.mjs"), str(exported.glb_path)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode == 2:
+            missing = done.stderr.strip()
+    if missing is not None:
+        assert not required, missing
+        pytest.skip(missing)
+    assert done.returncode in (0, 1), done.stderr
+    issues = json.loads(done.stdout)["issues"]
+    assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues["messages"]
