@@ -113,11 +113,11 @@ def _solve(capture: Capture, cfg: PosesConfig, job: Job) -> tuple[SparseModel, l
 def _lost_photos(
     model: SparseModel, capture: Capture, features: Sequence[PhotoFeatures], database: Path
 ) -> list[LeftOut]:
-    placed = set(model.names)
+    placed = {i for i, p in enumerate(capture.photos) if p.name in set(model.names)}
     return [
-        LeftOut(p.source, likely_reason(i, capture, features, overlaps_of(i, database)))
+        LeftOut(p.source, likely_reason(i, capture, features, overlaps_of(i, placed, database)))
         for i, p in enumerate(capture.photos)
-        if p.name not in placed
+        if i not in placed
     ]
 
 

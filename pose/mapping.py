@@ -21,7 +21,11 @@ class MappingConfig:
     """Fewest points that must agree before a photo is placed."""
     max_error_px: float = 4.0
     """Observations farther from their point's projection are dropped; lowering it keeps only the sharpest points."""
-    min_views_for_principal_point: int = 8
+    robust_scale_px: float = 0.5
+    """Errors beyond this count less and less in the last adjustment."""
+    n_robust_iterations: int = 25
+    """Steps of the last adjustment, at most; raising it costs time for large captures."""
+    min_views_for_principal_point: int = 12
     """With fewer photos of one lens its principal point stays in the middle: too few to tell it from a rotation."""
 
 
@@ -90,6 +94,12 @@ def refine(reconstruction: Any, database: Path, cfg: MappingConfig) -> None:
         mapper = pycolmap.IncrementalMapper(cache)
         mapper.begin_reconstruction(reconstruction)
         mapper.iterative_global_refinement(3, 0.0005, mapper_options, adjust, options.triangulation, True)
+        # The errors have long tails (weak features, moved highlights): a loss that grows slowly gives better cameras.
+        adjust.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+        adjust.ceres.loss_function_scale = cfg.robust_scale_px
+        adjust.ceres.solver_options.max_num_iterations = cfg.n_robust_iterations
+        mapper.adjust_global_bundle(mapper_options, adjust)
+        mapper.filter_points(mapper_options)
         mapper.end_reconstruction(False)
     finally:
         handle.close()

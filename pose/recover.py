@@ -112,7 +112,7 @@ def _track_length(reconstruction: Any, point: Any) -> int:
 
 
 def likely_reason(position: int, capture: Capture, features: Sequence[PhotoFeatures], overlaps: Sequence[int]) -> str:
-    """Why a photo found no place, in words; `overlaps` are its verified matches with each other photo."""
+    """Why a photo found no place, in words; `overlaps` are its verified matches with each placed photo."""
     photo = capture.photos[position]
     typical = float(np.median([len(f.keypoints) for f in features]))
     best = max(overlaps, default=0)
@@ -121,20 +121,21 @@ def likely_reason(position: int, capture: Capture, features: Sequence[PhotoFeatu
     if len(features[position].keypoints) < max(100, typical / 4):
         return "it shows too little texture (plain, dark or overexposed)"
     if best < 15:
-        return "it overlaps no other photo enough"
-    return f"it fits no photo well enough to be placed ({best} common points at best)"
+        return "it shares too little with the photos that could be placed"
+    return f"it does not fit the scene that the other photos show ({best} points in common with one of them at best)"
 
 
-def overlaps_of(position: int, database: Path) -> list[int]:
-    """The number of verified matches of a photo with each photo that it was matched with."""
+def overlaps_of(position: int, placed: set[int], database: Path) -> list[int]:
+    """The number of verified matches of a photo with each of the placed ones (positions in the capture)."""
     pycolmap = silenced()
     handle = pycolmap.Database.open(database)
     try:
         pair_ids, counts = handle.read_two_view_geometry_num_inliers()
     finally:
         handle.close()
-    return [
-        int(n)
-        for pair_id, n in zip(pair_ids, counts, strict=True)
-        if position + 1 in pycolmap.pair_id_to_image_pair(pair_id)
-    ]
+    overlaps = []
+    for pair_id, n in zip(pair_ids, counts, strict=True):
+        pair = {image_id - 1 for image_id in pycolmap.pair_id_to_image_pair(pair_id)}
+        if position in pair and pair - {position} <= placed:
+            overlaps.append(int(n))
+    return overlaps

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 SIZE = np.array([0.6, 0.3, 0.9])
 BASE = np.array([5.0, -3.0, 2.0])
 """Centre of the object's base in world."""
+MIDDLE = BASE + np.array([0, 0, SIZE[2] / 2])
 TURN = np.radians(25)
 RED, BLUE = np.array([210, 40, 30]), np.array([30, 40, 210])
 
@@ -63,8 +64,8 @@ def posed(tmp_path: Path) -> PosedCapture:
     views = []
     for k in range(5):
         azimuth = TURN - np.pi / 2 + 0.3 + 2 * np.pi * k / 5
-        eye = BASE + [2.5 * np.cos(azimuth), 2.5 * np.sin(azimuth), 1.1]
-        forward = (BASE + [0, 0, 0.4] - eye) / np.linalg.norm(BASE + [0, 0, 0.4] - eye)
+        eye = BASE + np.array([2.5 * np.cos(azimuth), 2.5 * np.sin(azimuth), 1.1])
+        forward = (MIDDLE - eye) / np.linalg.norm(MIDDLE - eye)
         right = np.cross(forward, [0, 0, 1.0]) / np.linalg.norm(np.cross(forward, [0, 0, 1.0]))
         rotation = np.stack([right, np.cross(forward, right), forward])
         views.append(View(f"IMG_{k}", Pinhole(120, 90, 130.0, 131.0, 61.0, 44.0), Rigid(rotation, -rotation @ eye)))
@@ -78,7 +79,7 @@ def posed(tmp_path: Path) -> PosedCapture:
         point_error_px=np.zeros(0),
         obs_point_idx=nothing,
         obs_view_idx=nothing,
-        focus_world=BASE + [0, 0, 0.4],
+        focus_world=MIDDLE,
         up_source="support plane",
         scale_source="unknown",
         support_plane=None,
@@ -89,7 +90,7 @@ def posed(tmp_path: Path) -> PosedCapture:
 @pytest.fixture
 def region(tmp_path: Path) -> ObjectRegion:
     cube = trimesh.creation.box(extents=SIZE)
-    world_from_box = Rigid(turn_z(TURN), BASE + [0, 0, SIZE[2] / 2])
+    world_from_box = Rigid(turn_z(TURN), MIDDLE)
     hull = world_from_box.apply(np.asarray(cube.vertices))
     return ObjectRegion(tmp_path, world_from_box, SIZE, hull, np.asarray(cube.faces), "given", rests_on_support=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import trimesh
@@ -13,7 +14,7 @@ from recon.camera import Pinhole, View
 from recon.data import ObjectRegion, PosedCapture, PriorCloud
 from recon.prior import reference, refine, semi_global, sweep
 from recon.prior.estimate import PriorConfig, estimate_prior, spread_subset
-from recon.prior.filter import FilterConfig, agreeing
+from recon.prior.filter import FilterConfig, agreeing, neighbours, support_needed
 from recon.prior.fuse import FuseConfig, Samples, thinned, without_outliers
 from recon.prior.view_pairs import choose_sources
 from recon.prior.visual_hull import carve, depth_bounds
@@ -23,7 +24,7 @@ from recon.transforms import Rigid
 
 RADIUS = 0.1
 CENTRE = np.array([0.3, -0.2, 0.15])
-SIZE = (240, 180)
+SIZE = (200, 150)
 
 
 def look_at(centre: np.ndarray, target: np.ndarray) -> Rigid:
@@ -36,7 +37,7 @@ def look_at(centre: np.ndarray, target: np.ndarray) -> Rigid:
 
 def ring_views(n_views: int) -> list[View]:
     # off-centre principal point and an aim beside the ball: mistakes in the pixel convention must show
-    camera = Pinhole(*SIZE, 260.0, 258.0, 117.3, 93.1)
+    camera = Pinhole(*SIZE, 216.7, 215.0, 97.8, 77.6)
     views = []
     for i in range(n_views):
         angle = 2 * np.pi * i / n_views
@@ -53,7 +54,7 @@ def pattern(points: np.ndarray, contrast: float) -> np.ndarray:
     for _ in range(24):
         direction = rng.normal(size=3)
         direction /= np.linalg.norm(direction)
-        value += np.sin(points @ direction * rng.uniform(350, 900) + rng.uniform(0, 6.28))
+        value += np.sin(points @ direction * rng.uniform(300, 750) + rng.uniform(0, 6.28))
     return 0.5 + contrast * np.clip(value / 10, -1, 1)
 
 
@@ -76,7 +77,7 @@ def photograph(view: View, contrast: float, exposure: float) -> tuple[np.ndarray
     return np.clip(np.round(255 * (grey * exposure + noise)), 0, 255).astype(np.uint8), share > 0.5
 
 
-def make_scene(folder: Path, contrast: float, n_views: int = 14) -> tuple[PosedCapture, ObjectRegion]:
+def make_scene(folder: Path, contrast: float, n_views: int = 12) -> tuple[PosedCapture, ObjectRegion]:
     views = ring_views(n_views)
     for sub in ("posed/images", "region/masks"):
         (folder / sub).mkdir(parents=True)
@@ -176,7 +177,7 @@ def test_visual_hull_bounds_hold_the_true_surface(
 
 def test_sweep_costs_match_the_plain_twin(works: list[WorkView], textured: tuple[PosedCapture, ObjectRegion]) -> None:
     hull = carve(works, textured[1], 48, 0.1)
-    main, sources = halved(works[0]), [halved(works[k]) for k in (1, 13, 2)]
+    main, sources = halved(works[0]), [halved(works[k]) for k in (1, 11, 2)]
     swept = sweep.sheets(main, sources, depth_bounds(hull, main), sweep.SweepConfig(max_planes=12))
     volume = sweep.cost_volume(main, sources, swept, 5)
     middle = np.array(main.mask.shape)[::-1] // 2
@@ -201,7 +202,7 @@ def test_path_aggregation_matches_the_plain_twin() -> None:
 
 
 def test_slanted_cost_matches_the_plain_twin(works: list[WorkView]) -> None:
-    main, sources = works[0], [works[k] for k in (1, 13)]
+    main, sources = works[0], [works[k] for k in (1, 11)]
     v, u = np.array(main.mask.shape) // 2
     window = np.empty((25, 4))
     n = refine.gather_window(main.grey, main.mask, v, u, 4, 2, window)
@@ -233,13 +234,35 @@ def test_filter_keeps_the_true_depth_and_drops_a_wrong_one(works: list[WorkView]
         maps.append(DepthMap(work, depth, np.zeros((*depth.shape, 3), np.float32), np.ones_like(depth)))
     v, u = np.array(maps[0].depth_z.shape) // 2
     maps[0].depth_z[v, u] *= 1.02
-    averaged, support = agreeing(maps[0], maps[1:], FilterConfig(min_support=2))
-    assert averaged[v, u] == 0 and support[v, u] == 0
+    agreed = agreeing(maps[0], maps[1:], FilterConfig(min_support=2))
+    averaged = agreed.depth_z
+    assert averaged[v, u] == 0 and agreed.n_support[v, u] == 1 and agreed.confidence[v, u] == 0
+    assert agreed.n_support[v + 2, u] >= 3 and agreed.n_support.max() == 4 and 0 < agreed.confidence[v + 2, u] < 1
     kept = averaged > 0
     assert kept[v - 10 : v + 10, u - 10 : u + 10].mean() > 0.95
-    # nearest-pixel reading moves a depth by up to half a pixel's slope; its mean must not drift
+    # a pixel is 1.4 mm wide here; interpolating between pixels of true depth errs by a small part of that
     error = (averaged - true_depth(works[0]))[kept]
-    assert abs(np.median(error)) < 2e-4 and np.percentile(np.abs(error), 90) < 2e-3
+    assert abs(np.median(error)) < 5e-5 and np.percentile(np.abs(error), 90) < 5e-4
+
+
+def test_fewer_near_views_need_less_support() -> None:
+    cfg = FilterConfig(min_support=4, n_compared=10)
+    assert [support_needed(n, cfg) for n in (0, 1, 2, 5, 8, 10)] == [0, 1, 2, 2, 3, 4]
+    angles = np.radians([0, 10, 20, 30, 120, 240])
+    directions = np.stack([np.cos(angles), np.sin(angles), 0 * angles], -1)
+    assert neighbours(directions, 10)[0] == [1, 2, 3]
+    assert len(neighbours(directions, 10)[4]) == 2
+
+
+def test_second_sweep_comes_closer(works: list[WorkView], textured: tuple[PosedCapture, ObjectRegion]) -> None:
+    main, sources = works[0], [works[k] for k in (1, 11, 2)]
+    bounds, depth = depth_bounds(carve(works, textured[1], 48, 0.1), main), true_depth(main)
+    on = cv2.erode((main.mask & (depth > 0)).astype(np.uint8), np.ones((9, 9))).astype(bool)
+    step = 0.02 / 0.5
+    coarse = np.where(main.mask, np.floor(1 / np.maximum(depth, 0.1) / step) * step, 0).astype(np.float32)
+    fine, fine_step = sweep.sweep_again(main, sources, bounds, coarse, step, sweep.SweepConfig())
+    before, after = (np.median(np.abs(1 / x[on] - depth[on])) for x in (coarse, fine))
+    assert fine_step < step and after < 0.5 * before
 
 
 def test_thinning_keeps_to_the_bound_and_outliers_go() -> None:
@@ -272,8 +295,11 @@ def test_ball_is_recovered(textured: tuple[PosedCapture, ObjectRegion], tmp_path
     error = (radius - RADIUS) / (2 * RADIUS)
     assert len(cloud.points_world) > 2_000 and not job.warnings
     assert (np.abs(error) < 0.01).mean() > 0.97
-    # half a pixel of misplaced convention would shift depth by about 0.5 % of the diameter
-    assert abs(np.median(error)) < 0.0015
+    # a flat window on a ball of 48 pixels' radius fits about a tenth of a pixel (0.1 %) behind its crown; not more
+    assert -0.003 < np.median(error) < 0.001
+    # half a pixel of misplaced convention would move the ball by about 0.5 % of its diameter
+    fit = np.linalg.lstsq(np.c_[2 * offset, np.ones(len(offset))], (offset**2).sum(1), rcond=None)[0]
+    assert np.linalg.norm(fit[:3]) < 0.002 * 2 * RADIUS
     cosine = (cloud.normals_world * offset).sum(1) / radius
     assert np.degrees(np.arccos(np.clip(np.median(cosine), -1, 1))) < 8
     seen_side = trimesh.creation.icosphere(subdivisions=4, radius=RADIUS).vertices

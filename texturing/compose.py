@@ -17,6 +17,9 @@ from texturing.visibility import edge_safety
 GRID_PX = 4
 """The correction of a photo varies slowly, so it is kept at a quarter of the photo's size."""
 
+MISSING_FROM, MISSING_FULL = 0.1, 0.4
+"""Shares of a photo's local variance that the average may lack: from here it counts as blurred, here altogether."""
+
 
 class Surface(NamedTuple):
     """What the texel kernels need of the mesh and of who sees it."""
@@ -258,7 +261,7 @@ def lost_detail(
         variances.append(_gather(corner, share, grey**2, cells.n_joined) / total - mean**2)
     single, average = variances
     missing = (single - average - noise**2) / np.maximum(single, 1e-9)
-    ramp = np.clip((missing - 0.1) / 0.3, 0, 1)  # a tenth of the variance is nothing, two fifths is a blur
+    ramp = np.clip((missing - MISSING_FROM) / (MISSING_FULL - MISSING_FROM), 0, 1)
     at_vertices = (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)
     return np.einsum("nk,nk->n", texels.barycentric, at_vertices[corner])
 

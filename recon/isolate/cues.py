@@ -141,6 +141,37 @@ def on_plane(frame: Frame, plane: SupportPlane) -> np.ndarray:
     return (downward < -0.02) & (height > 0)
 
 
+def far_cues(
+    frames: Sequence[Frame], focus_world: Float64[np.ndarray, "3"], n_others: int
+) -> list[Float32[np.ndarray, "h w"]]:
+    """For each photo how badly it is explained by planes well behind the looked-at point, up to infinity.
+
+    Worked out at half size: surroundings need no sharp edge here.
+    """
+    small = [halved(f) for f in frames]
+    centres = np.array([f.centre_world() for f in frames])
+    # Evenly spaced disparities from 1.8 times the focus's depth to (nearly) infinity.
+    disparities = np.maximum(np.linspace(1 / 1.8, 0, 9), 1e-3)
+    out = []
+    for i, frame in enumerate(frames):
+        nearest = np.argsort(np.linalg.norm(centres - centres[i], axis=1))[1 : n_others + 1]
+        focus_depth_z = float(frame.cam_from_world.apply(focus_world[None])[0, 2])
+        if focus_depth_z <= 0:
+            out.append(np.full(frame.shape(), UNKNOWN, np.float32))
+            continue
+        cost = sweep_cost(small, i, [int(k) for k in nearest], [focus_depth_z / d for d in disparities])
+        out.append(cv2.resize(cost, frame.shape()[::-1], interpolation=cv2.INTER_LINEAR))
+    return out
+
+
+def halved(frame: Frame) -> Frame:
+    """The same photo at half its working size."""
+    h, w = frame.shape()
+    size = (max(1, w // 2), max(1, h // 2))
+    rgb = cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA)
+    return Frame(frame.name, rgb, frame.camera.resized(*size), frame.cam_from_world)
+
+
 def sweep_cost(
     frames: Sequence[Frame], view: int, others: Sequence[int], depths_z: Sequence[float]
 ) -> Float32[np.ndarray, "h w"]:

@@ -4,45 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
+from recon.camera import View
 from recon.data import PosedCapture, SupportPlane
 from recon.isolate.frames import Frame
 from recon.isolate.volume import Grid, gather, grid_over, seen_share
-
-
-def backdrop_plane(posed: PosedCapture, min_share: float, seed: int) -> SupportPlane | None:
-    """The dominant plane of the sparse points with every camera on one side of it, or None (RANSAC).
-
-    It serves as a cue only where the capture has no support plane: a wall, a far table top.
-    """
-    points = posed.points_world
-    centres = np.array([v.centre_world() for v in posed.views])
-    if len(points) < 50:
-        return None
-    tolerance = 0.01 * float(np.median(np.linalg.norm(centres - posed.focus_world, axis=1)))
-    rng = np.random.default_rng(seed)
-    best: tuple[int, np.ndarray, float] = (0, np.zeros(3), 0.0)
-    for a, b, c in points[rng.integers(0, len(points), (600, 3))]:
-        normal = np.cross(b - a, c - a)
-        length = float(np.linalg.norm(normal))
-        if length < 1e-12:
-            continue
-        normal = normal / length
-        side = np.sign((centres - a) @ normal)
-        if abs(side.sum()) < len(side):
-            continue
-        n_inliers = int((np.abs((points - a) @ normal) < tolerance).sum())
-        if n_inliers > best[0]:
-            best = (n_inliers, normal * side[0], float(a @ normal * side[0]))
-    n_inliers, normal, offset = best
-    if n_inliers < min_share * len(points):
-        return None
-    on = points[np.abs(points @ normal - offset) < tolerance]
-    fitted = np.linalg.svd(on - on.mean(0), full_matrices=False)[2][2]
-    fitted *= np.sign(fitted @ normal)
-    return SupportPlane(fitted, float(on.mean(0) @ fitted), n_inliers / len(points))
 
 
 def axes_along(normal: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "3 3"]:
@@ -74,18 +43,24 @@ def search_grid(
     return grid, seen >= 0.5 * seen.max()
 
 
-def evidence(agreement: Float32[np.ndarray, "h w"], outside: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
-    """-1 where a pixel agrees with the surroundings as well as those do on average, 1 where it does far worse.
+def evidence(
+    agreement: Float32[np.ndarray, "h w"], on_plane: Bool[np.ndarray, "h w"], outside: Bool[np.ndarray, "h w"]
+) -> Float32[np.ndarray, "h w"]:
+    """How unusually badly a pixel is explained by the surroundings: -1 better than all of them, 0 typical, 1 worse.
 
-    agreement: the best cost that explains the pixel without an object. The scale is the photo's own: the median
-    over pixels that no ray through the search region passes. 0 where nothing is known.
+    agreement: the best cost that explains the pixel without an object, NaN where unknown (evidence 0). Costs become
+    ranks among the photo's own pixels `outside` the search region, on and off the plane apart, so that no scale of
+    brightness, noise or texture enters.
     """
-    known = np.isfinite(agreement)
-    reference = agreement[known & outside] if (known & outside).sum() > 0.02 * known.size else agreement[known]
-    typical = float(np.median(reference)) if len(reference) else 0.0
-    # 4: costs scatter by a factor of a few; 0.02 and 0.005 (of full brightness) are noise and rounding.
-    out = np.clip(np.log((agreement + 0.005) / (4 * typical + 0.02)), -1, 1)
-    return np.where(known, out, 0).astype(np.float32)
+    out = np.zeros(agreement.shape, np.float32)
+    for where in (on_plane, ~on_plane):
+        known = where & np.isfinite(agreement)
+        reference = agreement[known & outside]
+        if len(reference) < 500:
+            reference = agreement[known]
+        if len(reference):
+            out[known] = 2 * np.searchsorted(np.sort(reference), agreement[known]) / len(reference) - 1
+    return out
 
 
 def mean_evidence(
@@ -100,3 +75,30 @@ def mean_evidence(
         seen += inside
     mean: np.ndarray = total / np.maximum(seen, 1)
     return mean
+
+
+def point_spots(
+    posed: PosedCapture,
+    frames: Sequence[Frame],
+    grid: Grid,
+    body: Bool[np.ndarray, "i j k"],
+    least_height: float,
+    radius_px: int,
+) -> list[Bool[np.ndarray, "h w"]]:
+    """Small discs around the observations of sparse points within `body` and above the support by `least_height`."""
+    index = np.floor((posed.points_world @ grid.world_from_grid - grid.low) / grid.edge).astype(int)
+    chosen = ((index >= 0) & (index < grid.shape)).all(1)
+    if posed.support_plane is not None:
+        height = posed.points_world @ posed.support_plane.normal_world - posed.support_plane.offset
+        chosen &= height > least_height
+    chosen[chosen] = body[tuple(index[chosen].T)]
+    spots = []
+    for i, frame in enumerate(frames):
+        disc = np.zeros(frame.shape(), np.uint8)
+        seen = posed.obs_point_idx[posed.obs_view_idx == i]
+        pixels, _ = View(frame.name, frame.camera, frame.cam_from_world).project(posed.points_world[seen[chosen[seen]]])
+        for u, v in pixels:
+            if abs(u) < 1e5 and abs(v) < 1e5:
+                cv2.circle(disc, (int(u), int(v)), radius_px, 1, -1)
+        spots.append(disc > 0)
+    return spots

@@ -134,7 +134,7 @@ def estimate_prior(posed: PosedCapture, region: ObjectRegion, cfg: PriorConfig, 
         near = neighbours(viewing_directions([m.work_view for m in maps], centre), cfg.filter.n_compared)
         agreed = list(pool.map(lambda i: agreeing(maps[i], [maps[k] for k in near[i]], cfg.filter), range(len(maps))))
     job.progress(92, 100, "fusing")
-    parts = [samples_of(m, *a, cfg.fuse.edge_px) for m, a in zip(maps, agreed, strict=True)]
+    parts = [samples_of(a, cfg.fuse.edge_px) for a in agreed]
     cloud = fuse(joined(parts), works, hull, region, cfg.outside_share, cfg.fuse) if parts else empty_cloud()
     kept = sum(len(p.points) for p in parts) / max(1, sum(int(m.work_view.mask.sum()) for m in maps))
     job.notes |= {"scale": scale, "n_depth_maps": len(maps), "kept_share": kept, "n_points": len(cloud.points_world)}

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Float64, Int
 from scipy.spatial import cKDTree
 
 from recon.data import ObjectRegion, PriorCloud
+from recon.prior.filter import Agreed
 from recon.prior.visual_hull import VisualHull
-from recon.prior.work_view import DepthMap, WorkView, world_points
+from recon.prior.work_view import WorkView, world_points
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,20 @@ def empty_cloud() -> PriorCloud:
     return PriorCloud(none, none, np.zeros(0), np.zeros((0, 3), np.uint8), np.zeros(0, int))
 
 
-def samples_of(depth_map: DepthMap, depth_z: np.ndarray, support: np.ndarray, edge_px: int) -> Samples:
-    """World samples of the pixels whose depth survived the filter."""
-    work = depth_map.work_view
-    keep = depth_z > 0
+def samples_of(agreed: Agreed, edge_px: int) -> Samples:
+    """World samples of the pixels whose depth survived the filter, without the mask's rim."""
+    work = agreed.depth_map.work_view
+    keep = agreed.depth_z > 0
     if edge_px > 0:
         kernel = np.ones((2 * edge_px + 1, 2 * edge_px + 1), np.uint8)
         keep &= cv2.erode(work.mask.astype(np.uint8), kernel).astype(bool)
     v, u = np.nonzero(keep)
-    points = world_points(work.view, np.stack([u, v], -1), depth_z[keep])
-    normals = depth_map.normal_cam[keep].astype(float) @ work.view.cam_from_world.rotation
     return Samples(
-        points, normals, depth_map.confidence[keep].astype(float), work.rgb[keep].astype(float), support[keep] + 1.0
+        world_points(work.view, np.stack([u, v], -1), agreed.depth_z[keep]),
+        agreed.depth_map.normal_cam[keep].astype(float) @ work.view.cam_from_world.rotation,
+        agreed.confidence[keep].astype(float),
+        work.rgb[keep].astype(float),
+        agreed.n_support[keep].astype(float),
     )
 
 
@@ -97,7 +100,7 @@ def thinned(samples: Samples, n_points: int, finest: float) -> Samples:
     while (count := int(index.max()) + 1) > n_points:
         voxel *= max(1.02, 1.01 * np.sqrt(count / n_points))  # occupied cells of a surface go with 1 / voxel^2
         index = voxel_index(samples.points, voxel)
-    weight = samples.confidence * samples.support + 1e-6
+    weight = samples.confidence**2 + 1e-6
     total = np.bincount(index, weight)
 
     def mean(values: np.ndarray) -> np.ndarray:
@@ -126,17 +129,30 @@ def without_outliers(samples: Samples, sigma: float, n_neighbours: int = 12) -> 
     return samples.kept(distance <= middle + sigma * max(spread, 0.25 * middle))
 
 
-def smoothed_normals(samples: Samples, n_neighbours: int = 16) -> Float64[np.ndarray, "n 3"]:
-    """Normals of local planes (principal components), turned to the side of the views' own normals."""
+def smoothed_normals(samples: Samples, n_neighbours: int = 48) -> Float64[np.ndarray, "n 3"]:
+    """Normals of local planes (weighted principal components), turned to the side of the views' own normals.
+
+    The points themselves stay: moving them onto the planes would even out noise, but also pull curved parts inwards,
+    and whoever fits a surface to the cloud averages noise anyway.
+    """
     if len(samples.points) < n_neighbours:
         return samples.normals
-    near = cKDTree(samples.points).query(samples.points, n_neighbours, workers=-1)[1]
-    local = samples.points[near] - samples.points[near].mean(1, keepdims=True)
-    normal = np.linalg.eigh(np.einsum("nki,nkj->nij", local, local))[1][:, :, 0]
-    sign = np.sign((normal * samples.normals).sum(1, keepdims=True))
-    # where the plane and what the views saw differ widely (an edge, a thin sheet) the views are right
-    alike = np.abs((normal * samples.normals).sum(1)) > 0.7
-    return np.where(alike[:, None], normal * sign, samples.normals)
+    distance, near = cKDTree(samples.points).query(samples.points, n_neighbours, workers=-1)
+    out = np.empty_like(samples.normals)
+    for some in np.array_split(np.arange(len(near)), max(1, len(near) // 20_000)):  # bounds the memory
+        own = samples.normals[some]
+        alike = np.maximum(np.einsum("nkj,nj->nk", samples.normals[near[some]], own), 0)
+        weight = (
+            np.exp(-2 * (distance[some] / distance[some, -1:]) ** 2) * alike * samples.confidence[near[some]] + 1e-9
+        )
+        weight /= weight.sum(1, keepdims=True)
+        points = samples.points[near[some]]
+        local = points - np.einsum("nk,nkj->nj", weight, points)[:, None]
+        normal = np.linalg.eigh(np.einsum("nk,nki,nkj->nij", weight, local, local))[1][:, :, 0]
+        cosine = (normal * own).sum(1, keepdims=True)
+        # where the plane and what the views saw differ widely (an edge, a thin sheet) the views are right
+        out[some] = np.where(np.abs(cosine) > 0.7, normal * np.sign(cosine), own)
+    return out
 
 
 def fuse(
