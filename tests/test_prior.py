@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -315,3 +316,16 @@ def test_plain_ball_gives_few_points_and_a_warning(tmp_path: Path) -> None:
     cloud, job = run_stage(scene, tmp_path)
     assert len(cloud.points_world) < 1_000
     assert len(job.warnings) == 1
+
+
+def test_empty_masks_give_an_empty_cloud_and_a_warning(
+    textured: tuple[PosedCapture, ObjectRegion], tmp_path: Path
+) -> None:
+    posed, region = textured
+    (tmp_path / "masks").mkdir()
+    for view in posed.views:
+        Image.new("L", SIZE).save(tmp_path / "masks" / f"{view.name}.png")
+    cloud, job = run_stage((posed, replace(region, folder=tmp_path)), tmp_path)
+    assert len(cloud.points_world) == 0 and len(job.warnings) == 1
+    cloud.save(tmp_path)
+    assert len(PriorCloud.load(tmp_path).points_world) == 0

@@ -119,8 +119,10 @@ def estimate_prior(posed: PosedCapture, region: ObjectRegion, cfg: PriorConfig, 
         job.progress(0, 100, "cutting out the object")
         scale = working_scale(posed, region, cfg.object_px)
         works = cut_all(posed, region, scale, pool)
-        if not works:
-            job.warn("No photo shows the object within its mask, so the surface starts without a point cloud.")
+        if len(works) < 2:
+            job.warn(
+                "Fewer than two photos show the object in their masks, so the surface starts without a point cloud."
+            )
             return empty_cloud()
         hull = carve(works, region, cfg.hull_voxels, cfg.outside_share)
         n_common = common_points(posed, works, region.inside_hull(posed.points_world))
@@ -130,13 +132,16 @@ def estimate_prior(posed: PosedCapture, region: ObjectRegion, cfg: PriorConfig, 
             works, sources, chosen, hull, cfg, pool,
             lambda i, n: job.progress(5 + 80 * i / n, 100, f"depth map {i} of {n}"),
         )  # fmt: skip
+        if len(maps) < 2:
+            job.warn("No two photos see the object from directions near enough to match, so there is no point cloud.")
+            return empty_cloud()
         job.progress(85, 100, "comparing depth maps")
         near = neighbours(viewing_directions([m.work_view for m in maps], centre), cfg.filter.n_compared)
         agreed = list(pool.map(lambda i: agreeing(maps[i], [maps[k] for k in near[i]], cfg.filter), range(len(maps))))
     job.progress(92, 100, "fusing")
     parts = [samples_of(a, cfg.fuse.edge_px) for a in agreed]
-    cloud = fuse(joined(parts), works, hull, region, cfg.outside_share, cfg.fuse) if parts else empty_cloud()
-    kept = sum(len(p.points) for p in parts) / max(1, sum(int(m.work_view.mask.sum()) for m in maps))
+    cloud = fuse(joined(parts), works, hull, region, cfg.outside_share, cfg.fuse)
+    kept = sum(len(p.points) for p in parts) / sum(int(m.work_view.mask.sum()) for m in maps)
     job.notes |= {"scale": scale, "n_depth_maps": len(maps), "kept_share": kept, "n_points": len(cloud.points_world)}
     if kept < FEW_KEPT:
         job.warn(
