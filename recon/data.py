@@ -374,7 +374,7 @@ class SurfaceField:
     parameters: dict[str, Float[np.ndarray, "..."]]
     """float32 arrays by name, the same for every backend."""
     log_inv_s: float
-    """NeuS's learned sharpness: the logistic density's scale is exp(-log_inv_s) in unit lengths."""
+    """NeuS's sharpness at the end of the fit: the logistic density's scale is exp(-log_inv_s) in unit lengths."""
     photo_gain: Float64[np.ndarray, "n_views 3"]
     """Per-photo, per-channel gain that levels exposures: photo = gain * object colour."""
     stats: dict[str, Any] = field(default_factory=dict)

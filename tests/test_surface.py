@@ -13,12 +13,13 @@ from recon.camera import Pinhole, View
 from recon.data import ObjectRegion, PosedCapture, PriorCloud, SupportPlane, SurfaceField
 from recon.stage import Job
 from recon.surface.field import Engine, Field, FieldConfig
-from recon.surface.fit import SurfaceConfig, Trainer, fit_surface
+from recon.surface.fit import fit_surface
 from recon.surface.hashgrid import GridLayout, encode_reference
 from recon.surface.hashgrid_cpu import encode_cpu, features_cpu
 from recon.surface.query import load_sdf
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
 from recon.surface.sampling import BakedSdf, clip_to_planes, proposal_reference, sample_rays
+from recon.surface.trainer import SurfaceConfig, Trainer
 from recon.surface.visual_hull import support_points
 from recon.transforms import Rigid
 

@@ -59,9 +59,7 @@ def convex_hull(
     return vertices, orient_outward(vertices, faces)
 
 
-def orient_outward(
-    vertices: Float64[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]
-) -> Int[np.ndarray, "f 3"]:
+def orient_outward(vertices: Float64[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, "f 3"]:
     """The triangles of a convex body, each turned counter-clockwise seen from outside."""
     tri = vertices[faces]
     normal = np.cross(tri[:, 1] - tri[:, 0], tri[:, 2] - tri[:, 0])

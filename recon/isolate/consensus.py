@@ -119,9 +119,7 @@ def agree(
     body = loose
     for n, plan in enumerate(ROUNDS):
         progress(n / len(ROUNDS), f"round {n + 1} of {len(ROUNDS)}")
-        masks, sure = segment_round(
-            frames, stacks, hull, inner, spots if n < 2 else None, plan, smoothness, seed + n
-        )
+        masks, sure = segment_round(frames, stacks, hull, inner, spots if n < 2 else None, plan, smoothness, seed + n)
         body = carved(frames, masks, sure, body, focus_world, plan.wrong_share)
         if n in (0, 2):  # once the size is known, and once more when it is known well
             body = regrid(frames, body, n_voxels if n else round(0.8 * n_voxels), loose.grid.low[2])

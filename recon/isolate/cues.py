@@ -94,9 +94,7 @@ def compare(
     return colour, texture
 
 
-def plane_cue(
-    frames: Sequence[Frame], view: int, plane: SupportPlane, n_others: int
-) -> Float32[np.ndarray, "h w 3"]:
+def plane_cue(frames: Sequence[Frame], view: int, plane: SupportPlane, n_others: int) -> Float32[np.ndarray, "h w 3"]:
     """How badly a photo agrees with others through the plane: colour at two quantiles, texture; NaN off the plane.
 
     A low quantile over many well-spread photos is used because the object hides the same spot of the plane in some.

@@ -130,9 +130,7 @@ def sharpen(
     return small
 
 
-def write_mask(
-    posed: PosedCapture, job: Job, name: str, mask: UInt8[np.ndarray, "h w"], size: tuple[int, int]
-) -> None:
+def write_mask(posed: PosedCapture, job: Job, name: str, mask: UInt8[np.ndarray, "h w"], size: tuple[int, int]) -> None:
     """Save a mask at the photo's `size` (width, height)."""
     if mask.shape != size[::-1]:
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR)
@@ -160,9 +158,7 @@ def from_given_masks(
     body = carved(seeing, masks, None, start, posed.focus_world, 0.06)
     if not body.solid.any():
         raise UserError("the masks that came with the photos have no volume in common; check that they fit the photos")
-    body = carved(
-        seeing, masks, None, regrid(frames, body, cfg.n_voxels, grid.low[2]), posed.focus_world, 0.06
-    )
+    body = carved(seeing, masks, None, regrid(frames, body, cfg.n_voxels, grid.low[2]), posed.focus_world, 0.06)
     for view, frame in zip(posed.views, frames, strict=True):
         if view.name not in found:
             found[view.name] = silhouette(body.grid, body.solid, frame)
@@ -211,12 +207,12 @@ def region_of(
     hull_margin = cfg.hull_margin_share * float(np.linalg.norm(np.ptp(points, axis=0)))
     if rests and plane is not None:
         lowest = points[height < np.percentile(height, 0.5) + 2 * body.grid.edge]
-        points = np.concatenate([points, lowest - ((lowest @ plane.normal_world) - plane.offset)[:, None] * plane.normal_world])
+        points = np.concatenate(
+            [points, lowest - ((lowest @ plane.normal_world) - plane.offset)[:, None] * plane.normal_world]
+        )
     world_from_box, size = upright_box(points)
     vertices, faces = convex_hull(points, half + hull_margin)
     if rests and plane is not None:
         vertices, faces = convex_hull(clip_at_plane(vertices, plane, -0.5 * hull_margin), 0.0)
     job.notes["box_size"] = [round(float(s), 4) for s in size]
-    return ObjectRegion(
-        job.folder, world_from_box, size + 2 * half, vertices, faces, source, rests, stats
-    )
+    return ObjectRegion(job.folder, world_from_box, size + 2 * half, vertices, faces, source, rests, stats)

@@ -70,7 +70,11 @@ def local_distance(
 
 
 def ring_of(
-    frame: Frame, mask: Bool[np.ndarray, "h w"], difference: Float32[np.ndarray, "h w 3"], band_px: float, unit_px: float
+    frame: Frame,
+    mask: Bool[np.ndarray, "h w"],
+    difference: Float32[np.ndarray, "h w 3"],
+    band_px: float,
+    unit_px: float,
 ) -> Ring:
     """Features around one outline. band_px: how wide the ring is; unit_px: photo pixels per coarse pixel."""
     full = cv2.resize(mask.astype(np.float32), frame.shape()[::-1], interpolation=cv2.INTER_LINEAR) > 0.5

@@ -49,6 +49,7 @@ class Baker:
     """Refreshes a baked grid from the field: all of the hull now and then, the band near the surface each time."""
 
     def __init__(self, region: ObjectRegion, unit_from_world: Similarity, resolution: int) -> None:
+        self.resolution = resolution
         self.baked = empty_bake(region, unit_from_world, resolution)
         self.points = self.baked.points()
         planes = unit_planes(region, unit_from_world)

@@ -8,9 +8,8 @@ normals (Eikonal term, NeuS's cosine, shading) needs no double backward pass.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +80,6 @@ class Field(nn.Module):
             nn.Linear(cfg.hidden, 3),
             nn.Sigmoid(),
         )
-        self.log_inv_s = nn.Parameter(torch.tensor(4.0))
         self.register_buffer("level_weight", torch.ones(cfg.n_levels), persistent=False)
 
     def open_levels(self, n_open: float) -> None:
@@ -134,10 +132,6 @@ class Field(nn.Module):
     def arrays(self) -> dict[str, np.ndarray]:
         """All parameters as float32 arrays by name."""
         return {k: v.detach().cpu().numpy().astype(np.float32) for k, v in self.state_dict().items()}
-
-
-def field_config_dict(cfg: FieldConfig) -> dict[str, Any]:
-    return asdict(cfg)
 
 
 def load_field(surface: SurfaceField) -> Field:
