@@ -31,17 +31,18 @@ def carve(
     wrong_share: float,
     trust: Sequence[Float32[np.ndarray, "h w"]] | None = None,
     tolerance_px: float = 0.5,
+    tolerance_voxels: float = 0.5,
 ) -> Bool[np.ndarray, "i j k"]:
     """Voxels that lie inside the masks in all but `wrong_share` of the photos that see them.
 
     trust: 0..1 per pixel, how sure a mask is there; all of it where left out.
-    Being outside counts from `tolerance_px` plus about half a voxel beyond the outline.
+    Being outside counts from `tolerance_px` plus `tolerance_voxels` beyond the outline.
     """
     seen, missed = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
     middle = grid.points_world(np.array([grid.shape]) / 2.0)
     for i, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
         depth_z = max(float(frame.cam_from_world.apply(middle)[0, 2]), grid.edge)
-        slack = tolerance_px + 0.5 * grid.edge * frame.camera.fx_px / depth_z
+        slack = tolerance_px + tolerance_voxels * grid.edge * frame.camera.fx_px / depth_z
         distance = gather(signed_distance_px(mask), grid.pixel_from_index(frame), grid.shape, OUT_OF_PHOTO)
         inside_photo = distance < OUT_OF_PHOTO / 2
         seen += inside_photo

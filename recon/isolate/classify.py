@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -64,7 +65,7 @@ class PixelClassifier:
         xs, ys = torch.from_numpy((x - self.mean) / self.scale), torch.from_numpy(y)
         sizes = [x.shape[1], 32, 24, 1]
         self.layers = []
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        for a, b in pairwise(sizes):
             weight = (torch.randn(a, b, generator=generator) * (2 / a) ** 0.5).requires_grad_()
             self.layers.append((weight, torch.zeros(b, requires_grad=True)))
         # Both classes weigh the same, whatever their numbers.

@@ -34,15 +34,17 @@ class Round:
     """Over this distance beyond the silhouette the odds fall by a factor of e."""
     wrong_share: float
     """A voxel may lie outside this share of the masks."""
+    belief: float
+    """Log odds that a pixel deep inside the silhouette gains; falls so that holes seen in a few photos can open."""
 
 
 ROUNDS = (
-    Round(2, 0.3, 60, 12, 0.15),
-    Round(4, 0.4, 40, 8, 0.10),
-    Round(4, 0.3, 30, 6, 0.06),
-    Round(3, 0.25, 20, 5, 0.06),
-    Round(2, 0.2, 15, 4, 0.06),
-    Round(2, 0.2, 12, 3, 0.06),
+    Round(2, 0.3, 60, 12, 0.15, 1.5),
+    Round(4, 0.4, 40, 8, 0.10, 1.5),
+    Round(4, 0.3, 30, 6, 0.06, 1.0),
+    Round(3, 0.25, 20, 5, 0.06, 0.7),
+    Round(2, 0.2, 15, 4, 0.06, 0.5),
+    Round(2, 0.2, 12, 3, 0.06, 0.5),
 )
 THICKNESS_WINDOW_PX = 41
 """Half thicknesses are compared within this window, so that a chair's leg is not judged by its seat."""
@@ -94,7 +96,7 @@ def segment_round(
     for frame, stack, distance, c in zip(frames, stacks, distances, cores, strict=True):
         active = distance > -plan.reach_px
         log_odds = np.full(frame.shape(), -8, np.float32)
-        prior = np.clip((distance[active] + 1) / plan.softness_px, -4, 0) + 1.5 * deep_inside(c, 0.5, 3)[active]
+        prior = np.clip((distance[active] + 1) / plan.softness_px, -4, 0) + plan.belief * deep_inside(c, 0.5, 3)[active]
         log_odds[active] = np.clip(classifier.log_odds(stack[active]), -4, 4) + prior
         share = cut(frame.rgb, log_odds, (log_odds > 0).astype(np.float32), active, smoothness, 120)
         masks.append((share > 0.5) & active)
@@ -135,9 +137,11 @@ def carved(
     body: Body,
     focus_world: Float64[np.ndarray, "3"],
     wrong_share: float,
+    tolerance_px: float = 0.5,
+    tolerance_voxels: float = 0.5,
 ) -> Body:
     """The body of the masks; the old one where nothing would remain of it."""
-    solid = carve(body.grid, frames, masks, body.allowed, wrong_share, sure)
+    solid = carve(body.grid, frames, masks, body.allowed, wrong_share, sure, tolerance_px, tolerance_voxels)
     if not solid.any():
         return body
     return Body(body.grid, main_bodies(solid, body.grid, focus_world), body.allowed)

@@ -104,7 +104,8 @@ def plane_cue(frames: Sequence[Frame], view: int, plane: SupportPlane, n_others:
     above = [i for i, c in enumerate(centres) if c @ plane.normal_world > plane.offset]
     h, w = frame.shape()
     yy, xx = np.mgrid[:h, :w].astype(np.float32) + np.float32(0.5)
-    colours, textures = [], []
+    colours: list[np.ndarray] = []
+    textures: list[np.ndarray] = []
     for other in spread_views(centres, view, above, n_others):
         homography = plane_homography(frame, frames[other], plane.normal_world, plane.offset)
         # The sign of the third coordinate tells plane points before the other camera from those behind it.
@@ -150,7 +151,7 @@ def far_cues(
     centres = np.array([f.centre_world() for f in frames])
     # Evenly spaced disparities from 1.8 times the focus's depth to (nearly) infinity.
     disparities = np.maximum(np.linspace(1 / 1.8, 0, 9), 1e-3)
-    out = []
+    out: list[np.ndarray] = []
     for i, frame in enumerate(frames):
         nearest = np.argsort(np.linalg.norm(centres - centres[i], axis=1))[1 : n_others + 1]
         focus_depth_z = float(frame.cam_from_world.apply(focus_world[None])[0, 2])
@@ -183,8 +184,8 @@ def sweep_cost(
         for other in others:
             homography = plane_homography(frame, frames[other], forward, start + depth_z)
             warped = warp(frames[other].rgb, homography, frame.shape())
-            off = np.abs(frame.rgb - warped).max(2)
-            costs.append(cv2.blur(off, (PATCH_PX, PATCH_PX)))
+            off: np.ndarray = np.abs(frame.rgb - warped).max(2)
+            costs.append(patch_mean(off, PATCH_PX))
         agreed = quantile_over_first(np.stack(costs), 0.34, 1)
         best = np.fmin(best, agreed)
     best[~np.isfinite(best)] = UNKNOWN

@@ -61,7 +61,7 @@ def plane_homography(
 
 def warp(
     source: Float32[np.ndarray, "h w c"], source_from_target: Float64[np.ndarray, "3 3"], shape: tuple[int, int]
-) -> Float32[np.ndarray, "h w c"]:
+) -> Float32[np.ndarray, "h_target w_target c"]:
     """Sample an image through a pixel homography; NaN where the target looks outside it."""
     # OpenCV puts pixel centres at whole numbers, this code at +0.5.
     shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])

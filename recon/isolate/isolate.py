@@ -71,8 +71,8 @@ def isolate_object(posed: PosedCapture, cfg: IsolateConfig, job: Job) -> ObjectR
         masks, body = from_given_masks(posed, frames, cfg, job)
     else:
         masks, body = search(posed, frames, cfg, job)
-        masks = sharpen(posed, masks, cfg, job)
-        body = carved(frames, masks, None, body, posed.focus_world, 0.06)
+        masks = sharpen(posed, frames, masks, body, cfg, job)
+        body = carved(frames, masks, None, body, posed.focus_world, 0.06, 0.3, 0.2)
     stats = agreement(frames, masks, body, job)
     region = region_of(posed, body, cfg, job, "given" if use_given else "estimated", stats)
     write_contact_sheet(job.folder / "debug" / "isolate.jpg", frames, masks, region)
@@ -117,12 +117,26 @@ def search(
 
 
 def sharpen(
-    posed: PosedCapture, masks: Sequence[Bool[np.ndarray, "h w"]], cfg: IsolateConfig, job: Job
+    posed: PosedCapture,
+    frames: Sequence[Frame],
+    masks: Sequence[Bool[np.ndarray, "h w"]],
+    body: Body,
+    cfg: IsolateConfig,
+    job: Job,
 ) -> list[Bool[np.ndarray, "h w"]]:
     """Write masks with outlines sharpened at full size; returns them at working size."""
     job.progress(0.75, 1, "sharpening outlines")
     full = load_frames(posed, cfg.refine_side_px)
-    sharp = refine(full, masks, posed.support_plane, cfg.smoothness, cfg.seed)
+
+    def hulls_of(coarse: Sequence[Bool[np.ndarray, "h w"]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        # A few wrong masks must not remove a part; that two photos deny it is enough not to add it to others.
+        loose, strict = (
+            carved(frames, coarse, None, body, posed.focus_world, share, 0.3, 0.4)
+            for share in (0.06, 2.5 / len(frames))
+        )
+        return loose.silhouettes(frames), strict.silhouettes(frames)
+
+    sharp = refine(full, masks, posed.support_plane, hulls_of, 2 * cfg.smoothness, cfg.seed)
     small = []
     for view, mask, coarse in zip(posed.views, sharp, masks, strict=True):
         write_mask(posed, job, view.name, mask, (view.camera.width_px, view.camera.height_px))
@@ -159,9 +173,10 @@ def from_given_masks(
     if not body.solid.any():
         raise UserError("the masks that came with the photos have no volume in common; check that they fit the photos")
     body = carved(seeing, masks, None, regrid(frames, body, cfg.n_voxels, grid.low[2]), posed.focus_world, 0.06)
+    tight = carved(seeing, masks, None, body, posed.focus_world, 0.06, 0.0, 0.0)
     for view, frame in zip(posed.views, frames, strict=True):
         if view.name not in found:
-            found[view.name] = silhouette(body.grid, body.solid, frame)
+            found[view.name] = silhouette(tight.grid, tight.solid, frame)
             mask = found[view.name].astype(np.uint8) * 255
             write_mask(posed, job, view.name, mask, (view.camera.width_px, view.camera.height_px))
     job.notes["masks_given"] = len(seeing)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
+from scipy import ndimage
 
 from recon.data import SupportPlane
 from recon.isolate.carve import signed_distance_px
@@ -16,21 +17,32 @@ from recon.isolate.cues import level_gain, quantile_over_first, spread_views
 from recon.isolate.frames import Frame, plane_homography, warp
 from recon.isolate.segment import cut
 
+HullsOf = Callable[
+    [Sequence[Bool[np.ndarray, "h w"]]], tuple[Sequence[Bool[np.ndarray, "h w"]], Sequence[Bool[np.ndarray, "h w"]]]
+]
+"""From coarse masks to the coarse silhouettes of a loose and of a strict common solid."""
+RING_WIDTH = 9.0
+"""Half width of the ring around an outline, in coarse pixels."""
+
 
 @dataclass(frozen=True)
 class Ring:
     """The pixels of one photo near its coarse outline, with what the classifier sees of them."""
 
+    crop: tuple[slice, slice]
+    """The part of the photo that holds the ring; the arrays below are of this part."""
+    rgb: Float32[np.ndarray, "h w 3"]
+    difference: Float32[np.ndarray, "h w 3"]
+    """To the plane as other photos show it."""
     distance_px: Float32[np.ndarray, "h w"]
     """Signed distance to the coarse outline, in the photo's own pixels, positive inside."""
-    crop: tuple[slice, slice]
+    where: Bool[np.ndarray, "h w"]
     rows: Float32[np.ndarray, "n f"]
     """Features of the pixels of `where`, in order."""
-    where: Bool[np.ndarray, "h w"]
 
 
 def sharp_plane_difference(
-    frames: Sequence[Frame], view: int, plane: SupportPlane, n_others: int
+    frames: Sequence[Frame], view: int, plane: SupportPlane, n_others: int, crop: tuple[slice, slice]
 ) -> Float32[np.ndarray, "h w 3"]:
     """Signed difference to what the plane looks like in other photos, per channel; 0 where they do not see it.
 
@@ -39,18 +51,18 @@ def sharp_plane_difference(
     frame = frames[view]
     centres = np.array([f.centre_world() for f in frames])
     above = [i for i, c in enumerate(centres) if c @ plane.normal_world > plane.offset]
+    photo_from_crop = np.array([[1, 0, crop[1].start], [0, 1, crop[0].start], [0, 0, 1.0]])
+    rgb = frame.rgb[crop]
     stack = []
     for other in spread_views(centres, view, above, n_others):
-        homography = plane_homography(frame, frames[other], plane.normal_world, plane.offset)
-        warped = warp(frames[other].rgb, homography, frame.shape())
+        homography = plane_homography(frame, frames[other], plane.normal_world, plane.offset) @ photo_from_crop
+        warped = warp(frames[other].rgb, homography, rgb.shape[:2])
         valid = np.isfinite(warped[..., 0])
         if valid.any():
-            stack.append(warped * level_gain(frame.rgb[valid], warped[valid]))
+            stack.append(warped * level_gain(rgb[valid], warped[valid]))
     if not stack:
-        return np.zeros_like(frame.rgb)
-    per_channel = [
-        frame.rgb[..., c] - quantile_over_first(np.stack([s[..., c] for s in stack]), 0.5, 1) for c in range(3)
-    ]
+        return np.zeros_like(rgb)
+    per_channel = [rgb[..., c] - quantile_over_first(np.stack([s[..., c] for s in stack]), 0.5, 1) for c in range(3)]
     return np.nan_to_num(np.dstack(per_channel)).astype(np.float32)
 
 
@@ -69,50 +81,102 @@ def local_distance(
     return np.where(known, np.log1p(squared), 2).astype(np.float32)
 
 
+def crop_around(frame: Frame, mask: Bool[np.ndarray, "h w"], margin_px: int) -> tuple[slice, slice]:
+    """The part of a photo that holds a coarse mask and `margin_px` photo pixels around it; empty for no mask."""
+    h, w = frame.shape()
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(ys):
+        return slice(0, 0), slice(0, 0)
+    sy, sx = h / mask.shape[0], w / mask.shape[1]
+    return (
+        slice(max(0, int(ys[0] * sy) - margin_px), min(h, int((ys[-1] + 1) * sy) + margin_px)),
+        slice(max(0, int(xs[0] * sx) - margin_px), min(w, int((xs[-1] + 1) * sx) + margin_px)),
+    )
+
+
 def ring_of(
     frame: Frame,
     mask: Bool[np.ndarray, "h w"],
-    difference: Float32[np.ndarray, "h w 3"],
-    band_px: float,
+    crop: tuple[slice, slice],
+    difference: Float32[np.ndarray, "h_crop w_crop 3"],
     unit_px: float,
+    sure_px: float,
 ) -> Ring:
-    """Features around one outline. band_px: how wide the ring is; unit_px: photo pixels per coarse pixel."""
+    """Features around one outline. unit_px: photo pixels per coarse pixel; sure_px: how far off the outline may be."""
     full = cv2.resize(mask.astype(np.float32), frame.shape()[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
-    distance = signed_distance_px(full)
-    where = np.abs(distance) < band_px
+    distance = signed_distance_px(full)[crop]
+    where = np.abs(distance) < RING_WIDTH * unit_px
+    rgb = frame.rgb[crop]
     if not where.any():
-        return Ring(distance, (slice(0, 0), slice(0, 0)), np.zeros((0, 15), np.float32), where)
-    ys, xs = np.flatnonzero(where.any(1)), np.flatnonzero(where.any(0))
-    crop = (slice(int(ys[0]), int(ys[-1]) + 1), slice(int(xs[0]), int(xs[-1]) + 1))
-    lab = cv2.cvtColor(frame.rgb[crop], cv2.COLOR_RGB2LAB) / np.float32(50)
-    sure = 2.5 * unit_px
+        return Ring(crop, rgb, difference, distance, where, np.zeros((0, 0), np.float32))
+    lab = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2LAB) / np.float32(50)
     side = int(12 * unit_px) * 2 + 1
-    outside = local_distance(lab, distance[crop] < -sure, side)
-    inside = local_distance(lab, distance[crop] > min(sure, 0.5 * float(distance.max())), side)
+    outside = local_distance(lab, distance < -sure_px, side)
+    inside = local_distance(lab, distance > min(sure_px, 0.5 * float(distance.max())), side)
     smooth = cv2.GaussianBlur(lab, (0, 0), 1.0)
-    diff = difference[crop]
-    size = np.log(np.abs(diff).max(2) + np.float32(0.01)) + 3
-    parts = [lab, smooth, diff * 5, size, cv2.blur(size, (3, 3)), outside, inside, outside - inside]
+    size = np.log(np.abs(difference).max(2) + np.float32(0.01)) + 3
+    parts = [lab, smooth, difference * 5, size, cv2.blur(size, (3, 3)), outside, inside, outside - inside]
     stack = np.dstack([np.asarray(p, np.float32) for p in parts])
-    return Ring(distance, crop, stack[where[crop]], where)
+    return Ring(crop, rgb, difference, distance, where, stack[where])
 
 
 def refine(
     frames: Sequence[Frame],
     masks: Sequence[Bool[np.ndarray, "h w"]],
     plane: SupportPlane | None,
+    hulls_of: HullsOf,
     smoothness: float,
     seed: int,
 ) -> list[UInt8[np.ndarray, "h w"]]:
-    """Masks at the photos' own size (255 object, soft at the edge) from coarse ones."""
+    """Masks at the photos' own size (255 object, soft at the edge) from coarse ones.
+
+    Twice: the outlines of the first pass are carved into a common solid again, whose silhouettes (`hulls_of`) then
+    overrule what a single photo got wrong.
+    """
     unit_px = max(frames[0].shape()) / max(masks[0].shape)
-    band_px = 9 * unit_px
-    rings = []
-    for i, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
-        difference = np.zeros_like(frame.rgb) if plane is None else sharp_plane_difference(frames, i, plane, 5)
-        rings.append(ring_of(frame, mask, difference, band_px, unit_px))
-    classifier = train(rings, 2.0 * unit_px, seed)
-    return [apply(frame, ring, classifier, unit_px, smoothness) for frame, ring in zip(frames, rings, strict=True)]
+    crops = [crop_around(f, m, int(10 * unit_px)) for f, m in zip(frames, masks, strict=True)]
+    differences = [
+        sharp_plane_difference(frames, i, plane, 5, crop)
+        if plane is not None and crop[0].stop > crop[0].start
+        else np.zeros_like(frames[i].rgb[crop])
+        for i, crop in enumerate(crops)
+    ]
+    sharp: list[np.ndarray] = []
+    for sure_coarse_px, prior in ((2.2, None), (1.5, hulls_of)):
+        if prior is not None:
+            masks = [
+                cv2.resize(s, m.shape[::-1], interpolation=cv2.INTER_AREA) > 0.5
+                for s, m in zip(sharp, masks, strict=True)
+            ]
+            masks = [consistent(*x) for x in zip(masks, *prior(masks), strict=True)]
+        rings = [
+            ring_of(*x, unit_px, sure_coarse_px * unit_px) for x in zip(frames, masks, crops, differences, strict=True)
+        ]
+        classifier = train(rings, sure_coarse_px * unit_px, seed)
+        sharp = [apply(f.shape(), r, classifier, unit_px, smoothness) for f, r in zip(frames, rings, strict=True)]
+    return [np.rint(cv2.GaussianBlur(s, (0, 0), 0.6) * 255).astype(np.uint8) for s in sharp]
+
+
+def consistent(
+    mask: Bool[np.ndarray, "h w"], loose: Bool[np.ndarray, "h w"], strict: Bool[np.ndarray, "h w"]
+) -> Bool[np.ndarray, "h w"]:
+    """A coarse mask without what lies beyond the loose solid's silhouette, and with what lies deep in the strict one's.
+
+    The strict solid lacks what more than a photo or two deny, so a true opening that few photos look through stays.
+    """
+    kept: np.ndarray = (mask & (signed_distance_px(loose) > -1)) | (signed_distance_px(strict) > 3)
+    return kept
+
+
+def without_specks(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """A mask without parts smaller than half a per cent of its largest part."""
+    labels, n = ndimage.label(mask)
+    if n <= 1:
+        return mask
+    area = np.bincount(labels.ravel())
+    area[0] = 0
+    kept: np.ndarray = (area >= 0.005 * area.max())[labels] & mask
+    return kept
 
 
 def train(rings: Sequence[Ring], sure_px: float, seed: int) -> PixelClassifier:
@@ -123,26 +187,26 @@ def train(rings: Sequence[Ring], sure_px: float, seed: int) -> PixelClassifier:
         distance = ring.distance_px[ring.where]
         for chosen, label in ((distance > sure_px, 1.0), (distance < -sure_px, 0.0)):
             index = np.flatnonzero(chosen)
-            index = rng.choice(index, min(1500, len(index)), replace=False)
-            rows.append(ring.rows[index])
-            labels.append(np.full(len(index), label, np.float32))
+            if len(index):
+                index = rng.choice(index, min(1500, len(index)), replace=False)
+                rows.append(ring.rows[index])
+                labels.append(np.full(len(index), label, np.float32))
     return PixelClassifier(np.concatenate(rows), np.concatenate(labels), 600, seed)
 
 
 def apply(
-    frame: Frame, ring: Ring, classifier: PixelClassifier, unit_px: float, smoothness: float
-) -> UInt8[np.ndarray, "h w"]:
-    """One photo's mask from its ring."""
-    out = (ring.distance_px > 0).astype(np.float32)
-    if not len(ring.rows):
-        return (out * 255).astype(np.uint8)
-    log_odds = np.zeros(frame.shape(), np.float32)
-    log_odds[ring.where] = np.clip(classifier.log_odds(ring.rows), -4, 4)
-    # The coarse outline is right within a few coarse pixels: further off it weighs more than any colour.
-    beyond = np.sign(ring.distance_px) * np.maximum(np.abs(ring.distance_px) / unit_px - 1.5, 0)
-    log_odds += beyond
-    crop = ring.crop
-    band = (np.abs(ring.distance_px) < 6 * unit_px)[crop]
-    start = np.where(band, log_odds[crop] > 0, out[crop] > 0.5).astype(np.float32)
-    out[crop] = cut(frame.rgb[crop], log_odds[crop], start, band, smoothness, 150)
-    return np.rint(cv2.GaussianBlur((out > 0.5).astype(np.float32), (0, 0), 0.6) * 255).astype(np.uint8)
+    shape: tuple[int, int], ring: Ring, classifier: PixelClassifier, unit_px: float, smoothness: float
+) -> Float32[np.ndarray, "h_photo w_photo"]:
+    """One photo's mask (0 or 1) from its ring."""
+    out = np.zeros(shape, np.float32)
+    inside = (ring.distance_px > 0).astype(np.float32)
+    if len(ring.rows):
+        log_odds = np.zeros(inside.shape, np.float32)
+        log_odds[ring.where] = np.clip(classifier.log_odds(ring.rows), -4, 4)
+        # The coarse outline is right within a few coarse pixels: further off it weighs more than any colour.
+        log_odds += np.sign(ring.distance_px) * np.maximum(np.abs(ring.distance_px) / unit_px - 1.5, 0)
+        band = np.abs(ring.distance_px) < 6 * unit_px
+        start = np.where(band, log_odds > 0, inside > 0.5).astype(np.float32)
+        inside = cut(ring.rgb, log_odds, start, band, smoothness, 150)
+    out[ring.crop] = without_specks(inside > 0.5)
+    return out

@@ -37,7 +37,7 @@ def relax(cost, weight, active, u, n_iterations):  # type: ignore[no-untyped-def
                     continue
                 gx = bar[y, x + 1] - bar[y, x] if x + 1 < w else np.float32(0)
                 gy = bar[y + 1, x] - bar[y, x] if y + 1 < h else np.float32(0)
-                # Isotropic length: the dual vector stays in a disc, so that slanted outlines cost no more than straight.
+                # Isotropic length: the dual vector stays in a disc, so slanted outlines cost no more than straight.
                 qx, qy = px[y, x] + step * gx, py[y, x] + step * gy
                 norm = np.sqrt(qx * qx + qy * qy)
                 shrink = weight[y, x] / max(norm, weight[y, x])

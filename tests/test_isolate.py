@@ -1,0 +1,249 @@
+"""Isolation on a small rendered scene: a coloured ball on a textured table before textured walls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from recon.camera import Pinhole, View
+from recon.data import ObjectRegion, PosedCapture, SupportPlane
+from recon.errors import UserError
+from recon.isolate.box import convex_hull, orient_outward, upright_box
+from recon.isolate.carve import carve, signed_distance_px
+from recon.isolate.cues import plane_cue, quantile_over_first
+from recon.isolate.frames import Frame, load_frames, plane_homography
+from recon.isolate.isolate import IsolateConfig, isolate_object
+from recon.isolate.segment import cut
+from recon.isolate.volume import gather, grid_over, silhouette
+from recon.stage import Job
+from recon.transforms import Rigid
+
+CENTRE, RADIUS, ROOM = np.array([0.03, -0.02, 0.2]), 0.2, 6.0
+CAMERA = Pinhole(200, 150, 190.0, 190.0, 101.0, 74.0)
+PLANE = SupportPlane(np.array([0, 0, 1.0]), 0.0, 0.5)
+QUICK = IsolateConfig(work_side_px=200, refine_side_px=200, n_plane_photos=6, n_voxels=48)
+
+
+def noise(seed: int, n: int, coarse: int) -> np.ndarray:
+    """A smooth random texture."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 255, (coarse, coarse, 3), dtype=np.uint8))
+    return np.asarray(small.resize((n, n), Image.Resampling.BICUBIC)) / 255.0
+
+
+TABLE, WALL = noise(0, 512, 128), noise(1, 512, 48)
+
+
+def look_at(centre: np.ndarray, target: np.ndarray) -> Rigid:
+    forward = (target - centre) / np.linalg.norm(target - centre)
+    right = np.cross(forward, [0, 0, 1.0])
+    right /= np.linalg.norm(right)
+    rotation = np.stack([right, np.cross(forward, right), forward])
+    return Rigid(rotation, -rotation @ centre)
+
+
+def render(view: View) -> tuple[np.ndarray, np.ndarray]:
+    """A photo and the ball's true mask, by casting one ray per pixel."""
+    c = view.camera
+    xs, ys = np.meshgrid(np.arange(c.width_px) + 0.5, np.arange(c.height_px) + 0.5)
+    ray, eye = view.rays(np.stack([xs.ravel(), ys.ravel()], 1)), view.centre_world()
+    t_table = np.where(ray[:, 2] < -1e-6, -eye[2] / np.minimum(ray[:, 2], -1e-6), np.inf)
+    on_table = eye + np.where(np.isfinite(t_table), t_table, 0)[:, None] * ray
+    is_table = np.isfinite(t_table) & (np.abs(on_table[:, :2]) < 1.6).all(1)
+    texel = lambda p, scale, n: np.clip(((p / scale + 1) / 2 * n).astype(int), 0, n - 1)  # noqa: E731
+    a = texel(on_table[:, :2], 1.6, 512)
+    far = eye + ROOM * ray
+    b = texel(np.stack([np.arctan2(far[:, 1], far[:, 0]), far[:, 2] / 2], 1), np.pi, 512)
+    rgb = np.where(is_table[:, None], 0.25 + 0.4 * TABLE[a[:, 1], a[:, 0]], 0.2 + 0.8 * WALL[b[:, 1], b[:, 0]])
+    to_eye = eye - CENTRE
+    half_b = ray @ to_eye
+    discriminant = half_b**2 - (to_eye @ to_eye - RADIUS**2)
+    hit = discriminant > 0
+    t = -half_b - np.sqrt(np.maximum(discriminant, 0))
+    normal = (eye + t[:, None] * ray - CENTRE) / RADIUS
+    ball = np.array([0.9, 0.75, 0.15]) * (0.65 + 0.35 * normal[:, 2:])
+    rgb = np.where(hit[:, None], ball, rgb)
+    shape = (c.height_px, c.width_px)
+    return (rgb.clip(0, 1) * 255).astype(np.uint8).reshape(*shape, 3), hit.reshape(shape)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[PosedCapture, list[np.ndarray]]:
+    folder = tmp_path_factory.mktemp("posed")
+    (folder / "images").mkdir()
+    views, truth = [], []
+    target = np.array([0, 0, 0.18])
+    for n in range(16):
+        azimuth, height = 2 * np.pi * n / 8 + (0.4 if n >= 8 else 0), 0.45 if n < 8 else 0.9
+        eye = np.array([np.cos(azimuth), np.sin(azimuth), height])
+        view = View(f"v{n:02d}", CAMERA, look_at(eye, target))
+        rgb, mask = render(view)
+        Image.fromarray(rgb).save(folder / "images" / f"{view.name}.jpg", quality=95)
+        views.append(view)
+        truth.append(mask)
+    posed = PosedCapture(
+        folder, tuple(views), np.zeros((0, 3)), np.zeros((0, 3), np.uint8), np.zeros(0), np.zeros(0, int),
+        np.zeros(0, int), target, "test", "test", PLANE, np.ones(16),
+    )  # fmt: skip
+    posed.check()
+    return posed, truth
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+def isolate(posed: PosedCapture, folder: Path) -> tuple[ObjectRegion, Job]:
+    job = Job("isolate_object", folder)
+    region = isolate_object(posed, QUICK, job)
+    region.check()
+    region.save(folder)
+    return ObjectRegion.load(folder), job
+
+
+@pytest.fixture(scope="module")
+def found(scene: tuple[PosedCapture, list[np.ndarray]], tmp_path_factory: pytest.TempPathFactory) -> ObjectRegion:
+    return isolate(scene[0], tmp_path_factory.mktemp("region"))[0]
+
+
+def test_masks_match_the_truth(scene: tuple[PosedCapture, list[np.ndarray]], found: ObjectRegion) -> None:
+    posed, truth = scene
+    scores = [iou(found.mask(v.name) > 127, t) for v, t in zip(posed.views, truth, strict=True)]
+    # A ball of about 75 px across: half a pixel of outline is 0.97.
+    assert np.mean(scores) > 0.95
+    assert min(scores) > 0.9
+    assert found.mask_source == "estimated"
+    assert (found.folder / "debug" / "isolate.jpg").exists()
+
+
+def test_box_and_hull_are_tight_and_hold_the_object(found: ObjectRegion) -> None:
+    assert np.abs(found.world_from_box.translation - CENTRE).max() < 0.03
+    assert (found.box_size > 0.92 * 2 * RADIUS).all()
+    assert (found.box_size < 1.25 * 2 * RADIUS).all()
+    assert np.allclose(found.world_from_box.rotation[2], [0, 0, 1])
+    rng = np.random.default_rng(0)
+    direction = rng.normal(size=(500, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    assert found.inside_hull(CENTRE + 0.98 * RADIUS * direction).mean() > 0.99
+    assert found.inside_hull(CENTRE + 1.35 * RADIUS * direction).mean() < 0.1
+    assert found.rests_on_support
+    assert found.hull_vertices_world[:, 2].min() > -0.02
+
+
+def test_given_masks_are_used(scene: tuple[PosedCapture, list[np.ndarray]], tmp_path: Path) -> None:
+    posed, truth = scene
+    folder = tmp_path / "posed"
+    (folder / "masks").mkdir(parents=True)
+    (folder / "images").symlink_to(posed.folder / "images")
+    for view, mask in list(zip(posed.views, truth, strict=True))[1:]:
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "masks" / f"{view.name}.png")
+    with_masks = PosedCapture(**{**vars(posed), "folder": folder})
+    (tmp_path / "region").mkdir()
+    region, job = isolate(with_masks, tmp_path / "region")
+    assert region.mask_source == "given"
+    assert job.notes["masks_given"] == 15
+    assert np.array_equal(region.mask(posed.views[3].name) > 127, truth[3])
+    assert iou(region.mask(posed.views[0].name) > 127, truth[0]) > 0.9  # made from the others
+    assert np.abs(region.box_size[:2] / (2 * RADIUS) - 1).max() < 0.1
+
+
+def test_masks_without_common_volume_are_the_users_error(
+    scene: tuple[PosedCapture, list[np.ndarray]], tmp_path: Path
+) -> None:
+    posed, _ = scene
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "images").symlink_to(posed.folder / "images")
+    for view in posed.views:
+        Image.fromarray(np.zeros((150, 200), np.uint8)).save(tmp_path / "masks" / f"{view.name}.png")
+    with pytest.raises(UserError, match="no volume in common"):
+        isolate_object(PosedCapture(**{**vars(posed), "folder": tmp_path}), QUICK, Job("isolate_object", tmp_path))
+
+
+def test_plane_homography_maps_table_points(scene: tuple[PosedCapture, list[np.ndarray]]) -> None:
+    posed, _ = scene
+    a, b = load_frames(posed, 200)[:2]
+    points = np.array([[0.1, 0.2, 0.0], [-0.3, 0.1, 0.0], [0.0, -0.2, 0.0]])
+    pixels = [posed.views[i].project(points)[0] for i in (0, 1)]
+    homography = plane_homography(a, b, PLANE.normal_world, PLANE.offset)
+    mapped = np.c_[pixels[0], np.ones(3)] @ homography.T
+    assert np.allclose(mapped[:, :2] / mapped[:, 2:], pixels[1], atol=1e-6)
+
+
+def test_plane_cue_is_low_on_the_table_and_high_on_the_object(
+    scene: tuple[PosedCapture, list[np.ndarray]],
+) -> None:
+    posed, truth = scene
+    cost = plane_cue(load_frames(posed, 200), 9, PLANE, 8)[..., 0]
+    known = np.isfinite(cost)
+    assert np.median(cost[known & truth[9]]) > 3 * np.median(cost[known & ~truth[9]])
+
+
+def test_quantile_ignores_nan() -> None:
+    values = np.array([3.0, np.nan, 1.0, 2.0], np.float32)[:, None, None] * np.ones((4, 1, 2), np.float32)
+    assert quantile_over_first(values, 0.5, 3)[0, 0] == 2.0
+    assert np.isnan(quantile_over_first(values, 0.5, 4)[0, 0])
+
+
+def test_cut_drops_specks_and_follows_edges() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.zeros((60, 60), bool)
+    truth[15:45, 20:40] = True
+    rgb = np.where(truth[..., None], 0.8, 0.2).astype(np.float32).repeat(1, 2) * np.ones(3, np.float32)
+    log_odds = (np.where(truth, 0.7, -0.7) + rng.normal(0, 1.2, truth.shape)).astype(np.float32)
+    share = cut(rgb, log_odds, (log_odds > 0).astype(np.float32), np.ones_like(truth), 3.0, 300)
+    assert iou(log_odds > 0, truth) < 0.7
+    assert iou(share > 0.5, truth) > 0.97
+
+
+def test_carving_true_masks_gives_the_ball(scene: tuple[PosedCapture, list[np.ndarray]]) -> None:
+    posed, truth = scene
+    frames = load_frames(posed, 200)
+    grid = grid_over(CENTRE - 0.3, CENTRE + 0.3, np.eye(3), 48)
+    solid = carve(grid, frames, truth, np.ones(grid.shape, bool), 0.0, None, 0.0, 0.0)
+    volume = solid.sum() * grid.edge**3 / (4 / 3 * np.pi * RADIUS**3)
+    assert 0.95 < volume < 1.4  # a visual hull is never smaller than its object
+    assert iou(silhouette(grid, solid, frames[4]), truth[4]) > 0.88
+    wrong = [np.zeros_like(truth[0]), *truth[1:]]
+    assert not carve(grid, frames, wrong, np.ones(grid.shape, bool), 0.0).any()
+    assert carve(grid, frames, wrong, np.ones(grid.shape, bool), 0.1).sum() > 0.95 * solid.sum()
+
+
+def test_gather_samples_where_project_says(scene: tuple[PosedCapture, list[np.ndarray]]) -> None:
+    frame = Frame("x", np.zeros((150, 200, 3), np.float32), CAMERA, scene[0].views[2].cam_from_world)
+    ramp = np.tile(np.arange(200, dtype=np.float32) + 0.5, (150, 1))
+    grid = grid_over(CENTRE - 0.1, CENTRE + 0.1, np.eye(3), 5)
+    columns = gather(ramp, grid.pixel_from_index(frame), grid.shape, np.float32(-1))
+    pixels, _ = scene[0].views[2].project(grid.points_world(np.array([[2.5, 1.5, 3.5]])))
+    assert abs(columns[2, 1, 3] - pixels[0, 0]) < 1e-3
+
+
+def test_signed_distance_has_its_zero_on_the_outline() -> None:
+    mask = np.zeros((11, 11), bool)
+    mask[:, 5:] = True
+    distance = signed_distance_px(mask)
+    assert np.allclose(distance[5, 4:6], [-0.5, 0.5], atol=0.06)
+
+
+def test_upright_box_turns_with_the_object() -> None:
+    yaw = np.radians(25)
+    turn = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
+    corners = np.array([[x, y, z] for x in (-2, 2) for y in (-0.5, 0.5) for z in (0, 3)]) @ turn.T
+    world_from_box, size = upright_box(corners)
+    assert np.allclose(np.sort(size), [1, 3, 4], atol=1e-5)
+    assert np.allclose(world_from_box.translation, [0, 0, 1.5], atol=1e-5)
+
+
+def test_convex_hull_faces_outward_and_holds_the_margin() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-1, 1, (200, 3))
+    vertices, faces = convex_hull(points, 0.1)
+    region = ObjectRegion(Path(), Rigid.identity(), np.ones(3), vertices, faces, "given", False)
+    direction = rng.normal(size=(200, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    assert region.inside_hull(points + 0.0999 * direction).all()
+    assert not region.inside_hull(np.array([[1.4, 0, 0]])).any()
+    flipped = faces[:, ::-1]
+    assert np.array_equal(np.sort(orient_outward(vertices, flipped)), np.sort(faces))
