@@ -14,13 +14,14 @@ from recon.data import ObjectRegion, PosedCapture, PriorCloud, SurfaceField
 from recon.stage import Job, stage
 from recon.surface.baking import Baker, unit_from_region, unit_planes
 from recon.surface.field import Engine
+from recon.surface.free_space import towards_best_view
 from recon.surface.pixels import gather_pixels, unit_cameras
 from recon.surface.trainer import Data, SurfaceConfig, Trainer
 from recon.surface.visual_hull import hull_sdf, support_points
 from recon.transforms import Similarity
 
 
-@stage(result=SurfaceField, version=1, resumable=True)
+@stage(result=SurfaceField, version=2, resumable=True)
 def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
@@ -29,7 +30,8 @@ def fit_surface(
     unit_from_world = unit_from_region(region)
     baker = Baker(region, unit_from_world, cfg.bake_resolution)
     near, cell = baker.points[baker.near_hull], np.float32(baker.baked.cell)
-    hull = hull_sdf(baker.baked, posed, region, unit_from_world).reshape(-1)[baker.near_hull]
+    distances = hull_sdf(baker.baked, posed, region, prior, unit_from_world)
+    hull, carved = (d.reshape(-1)[baker.near_hull] for d in distances)
     data = gather(posed, region, prior, unit_from_world, (near, hull, cell), cfg)
     job.notes |= {
         "engine": engine.name,
@@ -37,12 +39,14 @@ def fit_surface(
         "support_points": len(data.points) - data.n_prior,
     }
     trainer = Trainer(cfg, engine, data, len(posed.views))
+    trainer.first_inv_s = blunt_start(baker, carved, data, cfg)
+    job.notes["first_inv_s"] = round(trainer.first_inv_s, 1)
     checkpoint = job.folder / "checkpoint.pt"
     if checkpoint.exists():
         trainer.restore(checkpoint)
         job.notes["resumed_at_step"] = trainer.step
     else:
-        trainer.warm_start(near, hull)
+        trainer.warm_start(near, carved)
     train(trainer, baker, (region, unit_from_world), checkpoint, job)
     checkpoint.unlink(missing_ok=True)
     return SurfaceField(
@@ -53,6 +57,23 @@ def fit_surface(
         np.exp(trainer.centred_gain().detach().double().numpy()),
         {k: round(v, 5) for k, v in trainer.averages.items()} | {"n_steps": cfg.n_steps},
     )
+
+
+def blunt_start(baker: Baker, hull: np.ndarray, data: Data, cfg: SurfaceConfig) -> float:
+    """The sharpness to start with: blunt enough to reach from the visual hull to the prior points.
+
+    hull: distances at the baker's points. Few photos, or photos from one side, leave a hull far outside the object. A
+    density that is sharp from the start sees only the hull, and stays there.
+    """
+    if data.n_prior == 0:
+        return cfg.first_inv_s
+    values = baker.baked.values.copy()
+    values.reshape(-1)[baker.near_hull] = hull
+    index = ((data.points[: data.n_prior].numpy() - baker.baked.origin) / baker.baked.cell).round().astype(int)
+    depth = -values[tuple(np.clip(index, 0, np.array(values.shape) - 1).T)]
+    reach = float(np.percentile(depth, 75))
+    # 4: at a depth of 4 / (1/s) the logistic density has fallen to 2 % of its peak
+    return float(np.clip(4.0 / max(reach, 1e-6), 30.0, cfg.first_inv_s))
 
 
 def gather(
@@ -71,6 +92,7 @@ def gather(
     # one cell of slack: masks are right to a few pixels, the carving to half a cell
     free = distance > cell
     below, below_normals = support_points(posed, region, region.diagonal() / 150)
+    towards = towards_best_view(posed, prior, 2 * float(cell) / unit_from_world.scale)
     points = np.concatenate([prior.points_world, below])
     normals = np.concatenate([prior.normals_world, below_normals])
     confidence = np.concatenate([prior.confidence, np.full(len(below), cfg.support_confidence)])
@@ -82,6 +104,7 @@ def gather(
         torch.from_numpy(normals @ unit_from_world.rotation.T).float(),
         torch.from_numpy(confidence).float(),
         len(prior.points_world),
+        torch.from_numpy(towards @ unit_from_world.rotation.T).float(),
         torch.from_numpy(near[free]),
         torch.from_numpy(distance[free] - cell),
     )

@@ -22,7 +22,7 @@ class LossConfig:
     normals: float = 0.02
     """Turns the SDF's normals to the prior cloud's."""
     free_space: float = 1.0
-    """Keeps the SDF outside the masks' visual hull at least as large as the distance to that hull."""
+    """Keeps the SDF positive in front of prior points and, beside the masks' visual hull, as large as the distance."""
     gain: float = 0.01
     """Keeps the photos' gains near 1."""
 

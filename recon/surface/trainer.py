@@ -51,7 +51,8 @@ class SurfaceConfig:
     blurred_share: float = 0.2
     """Share of the steps that train on photos at a quarter of their resolution."""
     first_inv_s: float = 400.0
-    """Sharpness 1/s of the NeuS density at the start, per edge of the unit cube; higher trusts the hull more."""
+    """Sharpness 1/s of the NeuS density at the start, per edge of the unit cube, at most: it starts blunter where the
+    prior points lie far inside the visual hull. Higher trusts the hull more."""
     last_inv_s: float = 2500.0
     """Sharpness from four fifths of the steps on; higher lets the surface follow finer detail, and noise."""
     support_share: float = 0.1
@@ -60,6 +61,8 @@ class SurfaceConfig:
     """Confidence of the points on the support plane that close the underside, 0 to leave it open."""
     cosine_share: float = 0.0
     """Share of the steps over which the entering cosine turns from forgiving to exact (NeuS); 0: exact at once."""
+    n_looked_through: int = 512
+    """Points between prior points and the cameras that see them, a step; nothing may be solid there."""
     n_free: int = 1024
     """Points outside the visual hull a step."""
     learning_rate: float = 1e-2
@@ -102,6 +105,8 @@ class Data:
     confidence: Float[Tensor, " n_points"]
     n_prior: int
     """How many of the points are prior points."""
+    towards: Float[Tensor, "n_prior 3"]
+    """Direction from each prior point to the camera that sees it best; zero: none."""
     free_points: Float[Tensor, "n_free 3"]
     """Points outside the masks' visual hull ..."""
     free_distance: Float[Tensor, " n_free"]
@@ -121,6 +126,12 @@ class Batch:
     """Of the rays' sections."""
     point_idx: Tensor
     free_idx: Tensor
+    looked_through: Float[Tensor, "n 3"]
+    """Points between prior points and the cameras that see them."""
+
+
+LOOKED_THROUGH_MARGIN, LOOKED_THROUGH_REACH = 0.02, 0.6
+"""How far in front of a prior point space is taken as empty, in edges of the unit cube."""
 
 
 def draw_batch(data: Data, cfg: SurfaceConfig, rng: np.random.Generator, baked: BakedSdf, inv_s: float) -> Batch:
@@ -140,6 +151,10 @@ def draw_batch(data: Data, cfg: SurfaceConfig, rng: np.random.Generator, baked: 
     below = rng.integers(data.n_prior, max(len(data.points), data.n_prior + 1), size=_share(n_below, cfg))
     prior = rng.integers(max(data.n_prior, 1), size=cfg.n_points if data.n_prior else 0)
     free = rng.integers(max(len(data.free_points), 1), size=cfg.n_free if len(data.free_points) else 0)
+    from_prior = torch.from_numpy(prior[: cfg.n_looked_through])
+    # squared: most of them near the surface, where the hull and the cloud differ
+    ahead = torch.from_numpy(rng.random((len(from_prior), 1), dtype=np.float32) ** 2)
+    ahead = LOOKED_THROUGH_MARGIN + (LOOKED_THROUGH_REACH - LOOKED_THROUGH_MARGIN) * ahead
     return Batch(
         pixel_idx[hit],
         torch.from_numpy(view_idx[hit]),
@@ -148,6 +163,7 @@ def draw_batch(data: Data, cfg: SurfaceConfig, rng: np.random.Generator, baked: 
         torch.from_numpy(edges[hit]),
         torch.from_numpy(np.concatenate([prior, below])),
         torch.from_numpy(free),
+        data.points[from_prior] + ahead * data.towards[from_prior],
     )
 
 
@@ -172,6 +188,7 @@ class Trainer:
             eps=1e-15,  # Instant-NGP's: a row that is seldom hit has tiny gradients and must still move
             fused=True,
         )
+        self.first_inv_s = cfg.first_inv_s
         self.averages: dict[str, float] = {}
         """Running means of the loss's terms."""
 
@@ -186,7 +203,7 @@ class Trainer:
         docs/results.md.
         """
         share = min(1.0, self.step / self.cfg.n_steps / 0.8)
-        return float(self.cfg.first_inv_s * (self.cfg.last_inv_s / self.cfg.first_inv_s) ** share)
+        return float(self.first_inv_s * (self.cfg.last_inv_s / self.first_inv_s) ** share)
 
     def warm_start(self, points: np.ndarray, values: np.ndarray, n_steps: int = 200, n_points: int = 8192) -> None:
         """Regress the SDF to the visual hull's before any ray is rendered."""
@@ -227,10 +244,11 @@ class Trainer:
         middle, length = (batch.edges[:, 1:] + batch.edges[:, :-1]) / 2, batch.edges.diff(dim=1)
         x = (batch.origin[:, None] + middle[..., None] * batch.direction[:, None]).reshape(-1, 3)
         # one pass through the field for all points: a kernel call costs as much as a few hundred points
-        together = torch.cat([x, data.points[batch.point_idx], data.free_points[batch.free_idx]])
+        parts = [x, data.points[batch.point_idx], data.free_points[batch.free_idx], batch.looked_through]
+        together = torch.cat(parts)
         sdf, gradient, geometry = self.field.geometry(together)
         normal = gradient / (gradient.norm(dim=1, keepdim=True) + 1e-6)
-        n, m = len(x), len(x) + len(batch.point_idx)
+        n, m, k = np.cumsum([len(part) for part in parts[:3]])
         direction = batch.direction[:, None].expand(*shape, 3).reshape(-1, 3)
         share = min(1.0, self.step / max(cfg.cosine_share * cfg.n_steps, 1e-6)) if cfg.cosine_share else 1.0
         cosine = annealed_cosine((gradient[:n] * direction).sum(1), share)
@@ -238,14 +256,16 @@ class Trainer:
         weights = ray_weights(opacity)
         colour = self.field.radiance(x, direction, normal[:n], geometry[:n]).view(*shape, 3)
         colour_term, mask_term = self.compare(batch, weights, colour)
-        intrusion = torch.relu(data.free_distance[batch.free_idx] - sdf[m:])
+        beyond_hull = torch.relu(data.free_distance[batch.free_idx] - sdf[m:k])
+        # half the margin: the SDF in front of a slanted surface is smaller than the way to it
+        in_view = torch.relu(LOOKED_THROUGH_MARGIN / 2 - sdf[k:])
         prior_normal, confidence = data.normals[batch.point_idx], data.confidence[batch.point_idx]
         return Losses(
             colour=colour_term,
             mask=mask_term,
             eikonal=eikonal(gradient),
             points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, cfg.loss),
-            free_space=intrusion.sum() / max(len(intrusion), 1),
+            free_space=beyond_hull.sum() / max(len(beyond_hull), 1) + in_view.sum() / max(len(in_view), 1),
             gain=(self.log_gain**2).mean(),
         )
 

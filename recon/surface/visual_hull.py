@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from recon.data import ObjectRegion, PosedCapture
+from recon.data import ObjectRegion, PosedCapture, PriorCloud
+from recon.surface.free_space import carve_looked_through, towards_best_view
 from recon.surface.sampling import BakedSdf
 from recon.transforms import Similarity
 
@@ -29,9 +30,13 @@ def carve(
     return outside <= tolerated_share * seen
 
 
-def hull_sdf(baked: BakedSdf, posed: PosedCapture, region: ObjectRegion, unit_from_world: Similarity) -> np.ndarray:
-    """Signed distance (unit lengths, positive outside) to the visual hull at the baked grid's points.
+def hull_sdf(
+    baked: BakedSdf, posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, unit_from_world: Similarity
+) -> tuple[np.ndarray, np.ndarray]:
+    """Signed distances (unit lengths, positive outside) at the baked grid's points: to the visual hull, and to what is
+    left of it when the space that prior points are seen through is taken out.
 
+    Few photos, or photos from one side, leave a hull far outside the object, and a fit that starts there stays there.
     Smoothed by one cell, since a field cannot and need not learn the staircase of a voxel carving.
     """
     points_world = unit_from_world.inverse().apply(baked.points().astype(np.float64))
@@ -39,8 +44,17 @@ def hull_sdf(baked: BakedSdf, posed: PosedCapture, region: ObjectRegion, unit_fr
     solid = solid.reshape(baked.values.shape)
     if not solid.any():  # masks that contradict each other everywhere: the hull itself is all that is known
         solid = region.inside_hull(points_world).reshape(baked.values.shape)
+    towards = towards_best_view(posed, prior, 2 * baked.cell / unit_from_world.scale)
+    points = unit_from_world.apply(prior.points_world)
+    towards_unit = towards @ unit_from_world.rotation.T
+    carved = carve_looked_through(solid, baked.origin, baked.cell, points, towards_unit)
+    return signed_distance(solid, baked.cell), signed_distance(carved if carved.any() else solid, baked.cell)
+
+
+def signed_distance(solid: np.ndarray, cell: float) -> np.ndarray:
+    """Distance to the border of a voxel solid, positive outside, smoothed by one voxel; float32."""
     distance = distance_transform_edt(~solid) - distance_transform_edt(solid)
-    return gaussian_filter(distance, 1.0).astype(np.float32) * np.float32(baked.cell)
+    return gaussian_filter(distance, 1.0).astype(np.float32) * np.float32(cell)
 
 
 def support_points(posed: PosedCapture, region: ObjectRegion, spacing: float) -> tuple[np.ndarray, np.ndarray]:
