@@ -32,7 +32,7 @@ class IsolateConfig:
     work_side_px: int = 480
     """Longer side of the photos while masks are searched, in pixels. Raising it keeps thinner parts, costs time
     by its square."""
-    refine_side_px: int = 1200
+    refine_side_px: int = 1600
     """Longer side, in pixels, at which outlines are sharpened at last; larger photos get the mask enlarged."""
     n_plane_photos: int = 10
     """Other photos that each photo is compared with through the support plane. More is steadier and slower."""
