@@ -14,6 +14,7 @@ from recon.data import ObjectRegion, PosedCapture, PriorCloud, SupportPlane, Sur
 from recon.stage import Job
 from recon.surface.field import Engine, Field, FieldConfig
 from recon.surface.fit import fit_surface
+from recon.surface.free_space import carve_looked_through, towards_best_view
 from recon.surface.hashgrid import GridLayout, encode_reference
 from recon.surface.hashgrid_cpu import encode_cpu, features_cpu
 from recon.surface.query import load_sdf
@@ -269,3 +270,42 @@ def test_underside_is_closed_where_the_object_stands(tmp_path):
     np.testing.assert_allclose(normals, np.tile([0, 0, -1.0], (len(points), 1)))
     # the visual hull of a ring of cameras is wider than the sphere's point of contact, but not than the sphere
     assert np.linalg.norm(points[:, :2], axis=1).max() < RADIUS
+
+
+def test_what_prior_points_are_seen_through_is_carved_away():
+    n, cell = 40, 1 / 40
+    solid = np.ones((n, n, n), bool)
+    across = (np.mgrid[:n, :n].reshape(2, -1).T + 0.5) * cell
+    wall = np.column_stack([across, np.full(len(across), 0.5)])  # a dense wall of points at z = 0.5 ...
+    towards = np.tile([0, 0, 1.0], (len(wall), 1))  # ... seen from above
+    kept = carve_looked_through(solid, np.full(3, cell / 2), cell, wall, towards, n_rays=1)
+    assert kept[:, :, :20].all()
+    assert not kept[:, :, 24:].any()
+    # a single stray point bores no hole where several rays are asked for, and unseen points carve nothing
+    assert carve_looked_through(solid, np.full(3, cell / 2), cell, wall[:1], towards[:1], n_rays=4).all()
+    assert carve_looked_through(solid, np.full(3, cell / 2), cell, wall, 0 * towards, n_rays=1).all()
+
+
+def test_each_prior_point_looks_to_the_camera_that_sees_it_best(tmp_path):
+    posed, _ = sphere_scene(tmp_path / "scene")
+    cloud = sphere_cloud(4000)
+    towards = towards_best_view(posed, cloud, tolerance=0.02 * RADIUS)
+    length = np.linalg.norm(towards, axis=1)
+    assert set(np.round(length, 6)) <= {0.0, 1.0}
+    cosine = (towards * cloud.normals_world).sum(1)
+    assert cosine[length > 0].min() >= 0.3
+    # all cameras look slightly downward, so the equator is seen and the south pole is not
+    assert length[np.abs(cloud.normals_world[:, 2]) < 0.3].mean() > 0.95
+    assert length[cloud.normals_world[:, 2] < -0.9].mean() < 0.05
+
+
+def test_a_hull_far_outside_the_prior_points_starts_blunt(tmp_path):
+    posed, region = sphere_scene(tmp_path / "scene", n_views=2)
+    notes = {}
+    for name, cloud in (("near", sphere_cloud(3000)), ("none", sphere_cloud(0))):
+        (tmp_path / name).mkdir()
+        job = Job("fit", tmp_path / name)
+        fit_surface(posed, region, cloud, SurfaceConfig(n_steps=2, **SMALL), job)
+        notes[name] = job.notes["first_inv_s"]
+    assert notes["none"] == SurfaceConfig().first_inv_s
+    assert 30 <= notes["near"] < notes["none"]

@@ -26,10 +26,10 @@ def signed_distance_px(mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h 
 def carve(
     grid: Grid,
     frames: Sequence[Frame],
-    masks: Sequence[Bool[np.ndarray, "h w"]],
+    masks: Sequence[Bool[np.ndarray, "_ _"]],
     allowed: Bool[np.ndarray, "i j k"],
     wrong_share: float,
-    trust: Sequence[Float32[np.ndarray, "h w"]] | None = None,
+    trust: Sequence[Float32[np.ndarray, "_ _"]] | None = None,
     tolerance_px: float = 0.5,
     tolerance_voxels: float = 0.5,
 ) -> Bool[np.ndarray, "i j k"]:

@@ -33,9 +33,9 @@ def features(
 
 
 def training_set(
-    stacks: Sequence[Float32[np.ndarray, "h w f"]],
-    inside: Sequence[Bool[np.ndarray, "h w"]],
-    outside: Sequence[Bool[np.ndarray, "h w"]],
+    stacks: Sequence[Float32[np.ndarray, "_ _ f"]],
+    inside: Sequence[Bool[np.ndarray, "_ _"]],
+    outside: Sequence[Bool[np.ndarray, "_ _"]],
     n_per_view: int,
     seed: int,
 ) -> tuple[Float32[np.ndarray, "n f"], Float32[np.ndarray, " n"]]:

@@ -58,7 +58,7 @@ class Body:
     solid: Bool[np.ndarray, "i j k"]
     allowed: Bool[np.ndarray, "i j k"]
 
-    def silhouettes(self, frames: Sequence[Frame]) -> list[Bool[np.ndarray, "h w"]]:
+    def silhouettes(self, frames: Sequence[Frame]) -> list[Bool[np.ndarray, "_ _"]]:
         return [silhouette(self.grid, self.solid, f) for f in frames]
 
 
@@ -71,14 +71,14 @@ def deep_inside(distance_px: Float32[np.ndarray, "h w"], share: float, at_least_
 
 def segment_round(
     frames: Sequence[Frame],
-    stacks: Sequence[Float32[np.ndarray, "h w f"]],
-    hull: Sequence[Bool[np.ndarray, "h w"]],
-    core: Sequence[Bool[np.ndarray, "h w"]],
-    spots: Sequence[Bool[np.ndarray, "h w"]] | None,
+    stacks: Sequence[Float32[np.ndarray, "_ _ f"]],
+    hull: Sequence[Bool[np.ndarray, "_ _"]],
+    core: Sequence[Bool[np.ndarray, "_ _"]],
+    spots: Sequence[Bool[np.ndarray, "_ _"]] | None,
     plan: Round,
     smoothness: float,
     seed: int,
-) -> tuple[list[Bool[np.ndarray, "h w"]], list[Float32[np.ndarray, "h w"]]]:
+) -> tuple[list[Bool[np.ndarray, "_ _"]], list[Float32[np.ndarray, "_ _"]]]:
     """Cut every photo by a classifier trained inside `core` (and on `spots`) against outside `hull`.
 
     Returns masks and how sure they are (0..1) per pixel.
@@ -106,16 +106,16 @@ def segment_round(
 
 def agree(
     frames: Sequence[Frame],
-    stacks: Sequence[Float32[np.ndarray, "h w f"]],
+    stacks: Sequence[Float32[np.ndarray, "_ _ f"]],
     loose: Body,
     core: Body,
-    spots: Sequence[Bool[np.ndarray, "h w"]],
+    spots: Sequence[Bool[np.ndarray, "_ _"]],
     focus_world: Float64[np.ndarray, "3"],
     smoothness: float,
     n_voxels: int,
     seed: int,
     progress: Callable[[float, str], None],
-) -> tuple[list[Bool[np.ndarray, "h w"]], Body]:
+) -> tuple[list[Bool[np.ndarray, "_ _"]], Body]:
     """Masks at working size and the body that they carve, starting from a loose body and a sure core of it."""
     hull, inner = loose.silhouettes(frames), core.silhouettes(frames)
     body = loose
@@ -132,8 +132,8 @@ def agree(
 
 def carved(
     frames: Sequence[Frame],
-    masks: Sequence[Bool[np.ndarray, "h w"]],
-    sure: Sequence[Float32[np.ndarray, "h w"]] | None,
+    masks: Sequence[Bool[np.ndarray, "_ _"]],
+    sure: Sequence[Float32[np.ndarray, "_ _"]] | None,
     body: Body,
     focus_world: Float64[np.ndarray, "3"],
     wrong_share: float,

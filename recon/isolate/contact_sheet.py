@@ -45,7 +45,7 @@ def draw(frame: Frame, mask: Bool[np.ndarray, "h w"], region: ObjectRegion) -> U
 def write_contact_sheet(
     path: Path,
     frames: Sequence[Frame],
-    masks: Sequence[Bool[np.ndarray, "h w"]],
+    masks: Sequence[Bool[np.ndarray, "_ _"]],
     region: ObjectRegion,
     n_photos: int = 12,
 ) -> None:

@@ -142,7 +142,7 @@ def on_plane(frame: Frame, plane: SupportPlane) -> np.ndarray:
 
 def far_cues(
     frames: Sequence[Frame], focus_world: Float64[np.ndarray, "3"], n_others: int
-) -> list[Float32[np.ndarray, "h w"]]:
+) -> list[Float32[np.ndarray, "_ _"]]:
     """For each photo how badly it is explained by planes well behind the looked-at point, up to infinity.
 
     Worked out at half size: surroundings need no sharp edge here.

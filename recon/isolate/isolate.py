@@ -82,7 +82,7 @@ def isolate_object(posed: PosedCapture, cfg: IsolateConfig, job: Job) -> ObjectR
 
 def search(
     posed: PosedCapture, frames: Sequence[Frame], cfg: IsolateConfig, job: Job
-) -> tuple[list[Bool[np.ndarray, "h w"]], Body]:
+) -> tuple[list[Bool[np.ndarray, "_ _"]], Body]:
     """Masks at working size and the body behind them, from the photos alone."""
     plane = posed.support_plane
     grid, allowed = search_grid(frames, posed.focus_world, plane, cfg.search_radius_share, 72)
@@ -119,16 +119,16 @@ def search(
 def sharpen(
     posed: PosedCapture,
     frames: Sequence[Frame],
-    masks: Sequence[Bool[np.ndarray, "h w"]],
+    masks: Sequence[Bool[np.ndarray, "_ _"]],
     body: Body,
     cfg: IsolateConfig,
     job: Job,
-) -> list[Bool[np.ndarray, "h w"]]:
+) -> list[Bool[np.ndarray, "_ _"]]:
     """Write masks with outlines sharpened at full size; returns them at working size."""
     job.progress(0.75, 1, "sharpening outlines")
     full = load_frames(posed, cfg.refine_side_px)
 
-    def hulls_of(coarse: Sequence[Bool[np.ndarray, "h w"]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def hulls_of(coarse: Sequence[Bool[np.ndarray, "_ _"]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         # A few wrong masks must not remove a part; that two photos deny it is enough not to add it to others.
         loose, strict = (
             carved(frames, coarse, None, body, posed.focus_world, share, 0.3, 0.4)
@@ -153,7 +153,7 @@ def write_mask(posed: PosedCapture, job: Job, name: str, mask: UInt8[np.ndarray,
 
 def from_given_masks(
     posed: PosedCapture, frames: Sequence[Frame], cfg: IsolateConfig, job: Job
-) -> tuple[list[Bool[np.ndarray, "h w"]], Body]:
+) -> tuple[list[Bool[np.ndarray, "_ _"]], Body]:
     """Masks at working size as the user gave them, and the body that they carve.
 
     A view without a mask gets the body's silhouette. Raises UserError if the masks have no volume in common.
@@ -184,7 +184,7 @@ def from_given_masks(
 
 
 def agreement(
-    frames: Sequence[Frame], masks: Sequence[Bool[np.ndarray, "h w"]], body: Body, job: Job
+    frames: Sequence[Frame], masks: Sequence[Bool[np.ndarray, "_ _"]], body: Body, job: Job
 ) -> dict[str, float]:
     """Figures on the masks; tells the user which photos do not fit the common hull or cut the object off."""
     hull = body.silhouettes(frames)

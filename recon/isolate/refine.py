@@ -18,7 +18,7 @@ from recon.isolate.frames import Frame, plane_homography, warp
 from recon.isolate.segment import cut
 
 HullsOf = Callable[
-    [Sequence[Bool[np.ndarray, "h w"]]], tuple[Sequence[Bool[np.ndarray, "h w"]], Sequence[Bool[np.ndarray, "h w"]]]
+    [Sequence[Bool[np.ndarray, "_ _"]]], tuple[Sequence[Bool[np.ndarray, "_ _"]], Sequence[Bool[np.ndarray, "_ _"]]]
 ]
 """From coarse masks to the coarse silhouettes of a loose and of a strict common solid."""
 RING_WIDTH = 9.0
@@ -122,12 +122,12 @@ def ring_of(
 
 def refine(
     frames: Sequence[Frame],
-    masks: Sequence[Bool[np.ndarray, "h w"]],
+    masks: Sequence[Bool[np.ndarray, "_ _"]],
     plane: SupportPlane | None,
     hulls_of: HullsOf,
     smoothness: float,
     seed: int,
-) -> list[UInt8[np.ndarray, "h w"]]:
+) -> list[UInt8[np.ndarray, "_ _"]]:
     """Masks at the photos' own size (255 object, soft at the edge) from coarse ones.
 
     Twice: the outlines of the first pass are carved into a common solid again, whose silhouettes (`hulls_of`) then

@@ -64,7 +64,7 @@ def evidence(
 
 
 def mean_evidence(
-    grid: Grid, frames: Sequence[Frame], maps: Sequence[Float32[np.ndarray, "h w"]]
+    grid: Grid, frames: Sequence[Frame], maps: Sequence[Float32[np.ndarray, "_ _"]]
 ) -> Float32[np.ndarray, "i j k"]:
     """Each voxel's evidence averaged over the photos that see it."""
     total, seen = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
@@ -84,7 +84,7 @@ def point_spots(
     body: Bool[np.ndarray, "i j k"],
     least_height: float,
     radius_px: int,
-) -> list[Bool[np.ndarray, "h w"]]:
+) -> list[Bool[np.ndarray, "_ _"]]:
     """Small discs around the observations of sparse points within `body` and above the support by `least_height`."""
     index = np.floor((posed.points_world @ grid.world_from_grid - grid.low) / grid.edge).astype(int)
     chosen = ((index >= 0) & (index < grid.shape)).all(1)
