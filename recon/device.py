@@ -58,7 +58,7 @@ def describe_machine() -> list[tuple[str, str]]:
             "found" if has_package("tinycudann") else f"not installed; only for a GPU, see {TINYCUDANN_PAGE}",
         ),
         ("nerfstudio", "found" if has_package("nerfstudio") else f"not installed; optional, see {NERFSTUDIO_PAGE}"),
-        ("video (av)", "found" if has_package("av") else "not installed; for videos: pip install 'recon[video]'"),
+        ("video (av)", "found" if has_package("av") else "not installed; for videos: pip install av"),
     ]
     used = f"the CPU engine on {n_cores()} cores"
     if gpu is not None:

@@ -45,9 +45,7 @@ def pick_frames(
     try:
         import av
     except ImportError as error:
-        raise UserError(
-            f'Reading the video {video.name} needs PyAV; install it with: pip install "recon[video]"'
-        ) from error
+        raise UserError(f"Reading the video {video.name} needs PyAV; install it with: pip install av") from error
     try:
         total = _count_frames(av, video)
         if total == 0:
