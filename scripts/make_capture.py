@@ -2,7 +2,7 @@
 """Make a small synthetic phone capture with ground truth, of an object designed for this project.
 
     python scripts/make_capture.py --object owl --out examples/owl
-    python scripts/make_capture.py --object teapot --preset tiny --out /tmp/teapot
+    python scripts/make_capture.py --object teapot --preset tiny --out teapot
 
 Writes images/, test/ and gt/ (mesh.ply, transforms.json, masks/, scene.json). The same options give the same capture.
 """
