@@ -199,8 +199,7 @@ class Trainer:
     def inv_s(self) -> float:
         """NeuS's sharpness at this step, on a geometric schedule.
 
-        NeuS learns it. Learned from so few steps it stays low, and the blurred density swells the shape: see
-        docs/results.md.
+        NeuS learns it. In so few steps it rises too slowly, and blunter schedules measured worse: docs/results.md.
         """
         share = min(1.0, self.step / self.cfg.n_steps / 0.8)
         return float(self.first_inv_s * (self.cfg.last_inv_s / self.first_inv_s) ** share)
