@@ -7,15 +7,16 @@ says where the object may be; colours and cues learnt from it cut each photo; th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32
 
+from recon.isolate.aim import Aim
 from recon.isolate.carve import carve, main_bodies, signed_distance_px
 from recon.isolate.classify import PixelClassifier, training_set
-from recon.isolate.frames import Frame
+from recon.isolate.frames import Frame, in_threads
 from recon.isolate.segment import cut
 from recon.isolate.volume import Grid, grid_over, seen_share, silhouette
 
@@ -54,6 +55,7 @@ THICKNESS_WINDOW_PX = 41
 class Body:
     """A solid of voxels and the part of the grid where a solid may be."""
 
+    aim: Aim
     grid: Grid
     solid: Bool[np.ndarray, "i j k"]
     allowed: Bool[np.ndarray, "i j k"]
@@ -92,16 +94,17 @@ def segment_round(
     outside = [(d < -plan.clear_px) & (d > -90) for d in distances]
     x, y = training_set(stacks, inside, outside, 600, seed)
     classifier = PixelClassifier(x, y, 400, seed)
-    masks, sureness = [], []
-    for frame, stack, distance, c in zip(frames, stacks, distances, cores, strict=True):
+
+    def one(frame: Frame, stack: np.ndarray, distance: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         active = distance > -plan.reach_px
         log_odds = np.full(frame.shape(), -8, np.float32)
         prior = np.clip((distance[active] + 1) / plan.softness_px, -4, 0) + plan.belief * deep_inside(c, 0.5, 3)[active]
         log_odds[active] = np.clip(classifier.log_odds(stack[active]), -4, 4) + prior
         share = cut(frame.rgb, log_odds, (log_odds > 0).astype(np.float32), active, smoothness, 120)
-        masks.append((share > 0.5) & active)
-        sureness.append(np.clip(np.abs(log_odds) / 1.5, 0.1, 1).astype(np.float32))
-    return masks, sureness
+        return (share > 0.5) & active, np.clip(np.abs(log_odds) / 1.5, 0.1, 1).astype(np.float32)
+
+    found = in_threads(one, frames, stacks, distances, cores)
+    return [mask for mask, _ in found], [sure for _, sure in found]
 
 
 def agree(
@@ -110,7 +113,6 @@ def agree(
     loose: Body,
     core: Body,
     spots: Sequence[Bool[np.ndarray, "_ _"]],
-    focus_world: Float64[np.ndarray, "3"],
     smoothness: float,
     n_voxels: int,
     seed: int,
@@ -122,10 +124,10 @@ def agree(
     for n, plan in enumerate(ROUNDS):
         progress(n / len(ROUNDS), f"round {n + 1} of {len(ROUNDS)}")
         masks, sure = segment_round(frames, stacks, hull, inner, spots if n < 2 else None, plan, smoothness, seed + n)
-        body = carved(frames, masks, sure, body, focus_world, plan.wrong_share)
+        body = carved(frames, masks, sure, body, plan.wrong_share)
         if n in (0, 2):  # once the size is known, and once more when it is known well
             body = regrid(frames, body, n_voxels if n else round(0.8 * n_voxels), loose.grid.low[2])
-            body = carved(frames, masks, sure, body, focus_world, plan.wrong_share)
+            body = carved(frames, masks, sure, body, plan.wrong_share)
         hull = inner = body.silhouettes(frames)
     return masks, body
 
@@ -135,7 +137,6 @@ def carved(
     masks: Sequence[Bool[np.ndarray, "_ _"]],
     sure: Sequence[Float32[np.ndarray, "_ _"]] | None,
     body: Body,
-    focus_world: Float64[np.ndarray, "3"],
     wrong_share: float,
     tolerance_px: float = 0.5,
     tolerance_voxels: float = 0.5,
@@ -144,7 +145,7 @@ def carved(
     solid = carve(body.grid, frames, masks, body.allowed, wrong_share, sure, tolerance_px, tolerance_voxels)
     if not solid.any():
         return body
-    return Body(body.grid, main_bodies(solid, body.grid, focus_world), body.allowed)
+    return replace(body, solid=main_bodies(solid, body.grid, body.aim.focus_world, body.aim.others_share))
 
 
 def regrid(frames: Sequence[Frame], body: Body, n_voxels: int, floor: float) -> Body:
@@ -157,5 +158,5 @@ def regrid(frames: Sequence[Frame], body: Body, n_voxels: int, floor: float) -> 
     low[2] = max(low[2], floor)
     grid = grid_over(low, high, axes, n_voxels)
     seen = seen_share(grid, frames)
-    allowed = seen >= 0.4 * seen.max()
-    return Body(grid, allowed, allowed)
+    allowed = (seen >= 0.4 * seen.max()) & body.aim.allows(grid)
+    return Body(body.aim, grid, allowed, allowed)

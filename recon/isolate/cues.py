@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Float64, Int
-from numba import njit, prange
+from jaxtyping import Bool, Float32, Float64, Int
+from numba import njit
 
 from recon.data import SupportPlane
-from recon.isolate.frames import Frame, plane_homography, warp
+from recon.isolate.frames import Frame, in_threads, plane_homography, warp
 
 PATCH_PX = 3
 """Side of the window that colour differences are averaged over."""
@@ -25,14 +25,14 @@ NOISE_VARIANCE = 2e-5
 UNKNOWN = np.float32(np.nan)
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def quantile_over_first(
     values: Float32[np.ndarray, "k h w"], share: float, at_least: int
 ) -> Float32[np.ndarray, "h w"]:
     """The `share` quantile over axis 0, NaN left out; NaN where fewer than `at_least` values remain."""
     k, h, w = values.shape
     out = np.empty((h, w), np.float32)
-    for y in prange(h):
+    for y in range(h):
         row = np.empty(k, np.float32)
         for x in range(w):
             n = 0
@@ -65,6 +65,18 @@ def spread_views(
 
 def patch_mean(image: Float32[np.ndarray, "h w"], side_px: int) -> Float32[np.ndarray, "h w"]:
     return cv2.blur(image, (side_px, side_px), borderType=cv2.BORDER_REFLECT)
+
+
+def patch_mean_of_valid(
+    image: Float32[np.ndarray, "h w"], valid: Bool[np.ndarray, "h w"], side_px: int
+) -> Float32[np.ndarray, "h w"]:
+    """The mean over the valid pixels of each patch; NaN where the middle is not valid.
+
+    A NaN must not reach OpenCV's box filter: its running sums would carry it to the end of the row.
+    """
+    share = patch_mean(valid.astype(np.float32), side_px)
+    mean = patch_mean(np.where(valid, image, np.float32(0)), side_px) / np.maximum(share, np.float32(1e-6))
+    return np.where(valid, mean, UNKNOWN)
 
 
 def level_gain(a: Float32[np.ndarray, "n 3"], b: Float32[np.ndarray, "n 3"]) -> Float32[np.ndarray, "3"]:
@@ -151,16 +163,16 @@ def far_cues(
     centres = np.array([f.centre_world() for f in frames])
     # Evenly spaced disparities from 1.8 times the focus's depth to (nearly) infinity.
     disparities = np.maximum(np.linspace(1 / 1.8, 0, 9), 1e-3)
-    out: list[np.ndarray] = []
-    for i, frame in enumerate(frames):
+
+    def one(i: int) -> np.ndarray:
         nearest = np.argsort(np.linalg.norm(centres - centres[i], axis=1))[1 : n_others + 1]
-        focus_depth_z = float(frame.cam_from_world.apply(focus_world[None])[0, 2])
+        focus_depth_z = float(frames[i].cam_from_world.apply(focus_world[None])[0, 2])
         if focus_depth_z <= 0:
-            out.append(np.full(frame.shape(), UNKNOWN, np.float32))
-            continue
+            return np.full(frames[i].shape(), UNKNOWN, np.float32)
         cost = sweep_cost(small, i, [int(k) for k in nearest], [focus_depth_z / d for d in disparities])
-        out.append(cv2.resize(cost, frame.shape()[::-1], interpolation=cv2.INTER_LINEAR))
-    return out
+        return cv2.resize(cost, frames[i].shape()[::-1], interpolation=cv2.INTER_LINEAR)
+
+    return in_threads(one, range(len(frames)))
 
 
 def halved(frame: Frame) -> Frame:
@@ -184,8 +196,8 @@ def sweep_cost(
         for other in others:
             homography = plane_homography(frame, frames[other], forward, start + depth_z)
             warped = warp(frames[other].rgb, homography, frame.shape())
-            off: np.ndarray = np.abs(frame.rgb - warped).max(2)
-            costs.append(patch_mean(off, PATCH_PX))
+            valid = np.isfinite(warped[..., 0])
+            costs.append(patch_mean_of_valid(np.abs(frame.rgb - warped).max(2), valid, PATCH_PX))
         agreed = quantile_over_first(np.stack(costs), 0.34, 1)
         best = np.fmin(best, agreed)
     best[~np.isfinite(best)] = UNKNOWN

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -11,6 +15,8 @@ from jaxtyping import Float32, Float64
 from recon.camera import Pinhole
 from recon.data import PosedCapture
 from recon.transforms import Rigid
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -34,18 +40,27 @@ class Frame:
         return -self.cam_from_world.rotation.T @ self.cam_from_world.translation
 
 
+def in_threads(function: Callable[..., Result], *sequences: Iterable[Any]) -> list[Result]:
+    """`function` over the sequences' items in step, in as many threads as there are cores.
+
+    For work that spends its time outside the interpreter (OpenCV, NumPy, compiled kernels that let go of its lock).
+    """
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(function, *sequences))
+
+
 def load_frames(posed: PosedCapture, side_px: int) -> list[Frame]:
     """Every view's photo, its longer side brought down to `side_px` (never enlarged)."""
-    frames = []
-    for i, view in enumerate(posed.views):
-        image = posed.image(i)
+
+    def one(index: int) -> Frame:
+        view, image = posed.views[index], posed.image(index)
         scale = min(1.0, side_px / max(image.shape[:2]))
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
         if scale < 1:
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        rgb = image.astype(np.float32) / 255
-        frames.append(Frame(view.name, rgb, view.camera.resized(*size), view.cam_from_world))
-    return frames
+        return Frame(view.name, image.astype(np.float32) / 255, view.camera.resized(*size), view.cam_from_world)
+
+    return in_threads(one, range(len(posed.views)))
 
 
 def plane_homography(

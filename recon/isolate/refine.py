@@ -4,25 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32
 from scipy import ndimage
 
 from recon.data import SupportPlane
 from recon.isolate.carve import signed_distance_px
 from recon.isolate.classify import PixelClassifier
 from recon.isolate.cues import level_gain, quantile_over_first, spread_views
-from recon.isolate.frames import Frame, plane_homography, warp
+from recon.isolate.frames import Frame, in_threads, plane_homography, warp
 from recon.isolate.segment import cut
 
-HullsOf = Callable[
-    [Sequence[Bool[np.ndarray, "_ _"]]], tuple[Sequence[Bool[np.ndarray, "_ _"]], Sequence[Bool[np.ndarray, "_ _"]]]
-]
-"""From coarse masks to the coarse silhouettes of a loose and of a strict common solid."""
+Agree = Callable[[Sequence[Bool[np.ndarray, "_ _"]]], list[tuple[Bool[np.ndarray, "_ _"], Bool[np.ndarray, "_ _"]]]]
+"""From masks that were found each for itself to masks that fit one solid, each with its doubtful gaps."""
 RING_WIDTH = 9.0
 """Half width of the ring around an outline, in coarse pixels."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over the outlines."""
+
+    unit_share: float
+    """Distances of this pass are in this share of a coarse pixel."""
+    sure_units: float
+    """How far off the outlines that the pass begins with may be."""
+
+
+BELIEF_IN_OTHERS = 1.0
+"""Log odds of being object that a pixel gets where only other photos say so."""
+PASSES = (Pass(1.0, 2.2), Pass(0.8, 1.5), Pass(0.6, 1.2))
 
 
 @dataclass(frozen=True)
@@ -32,37 +46,44 @@ class Ring:
     crop: tuple[slice, slice]
     """The part of the photo that holds the ring; the arrays below are of this part."""
     rgb: Float32[np.ndarray, "h w 3"]
-    difference: Float32[np.ndarray, "h w 3"]
-    """To the plane as other photos show it."""
     distance_px: Float32[np.ndarray, "h w"]
     """Signed distance to the coarse outline, in the photo's own pixels, positive inside."""
     where: Bool[np.ndarray, "h w"]
+    doubtful: Bool[np.ndarray, "h w"]
+    """Inside the outline because of other photos' masks alone."""
     rows: Float32[np.ndarray, "n f"]
     """Features of the pixels of `where`, in order."""
 
 
 def sharp_plane_difference(
     frames: Sequence[Frame], view: int, plane: SupportPlane, n_others: int, crop: tuple[slice, slice]
-) -> Float32[np.ndarray, "h w 3"]:
-    """Signed difference to what the plane looks like in other photos, per channel; 0 where they do not see it.
+) -> Float32[np.ndarray, "h w 4"]:
+    """Signed difference to what the plane looks like in other photos, per channel, and the tolerant difference.
 
-    Unlike the coarse cue nothing is averaged over patches, so the difference ends where the object ends.
+    Unlike the coarse cue nothing is averaged over patches, so the difference ends where the object ends. The tolerant
+    one (last channel) is to the nearest of the colours within a pixel: print hardly differs by it where cameras are off
+    by half a pixel. All are 0 where no other photo sees the plane.
     """
     frame = frames[view]
     centres = np.array([f.centre_world() for f in frames])
     above = [i for i, c in enumerate(centres) if c @ plane.normal_world > plane.offset]
     photo_from_crop = np.array([[1, 0, crop[1].start], [0, 1, crop[0].start], [0, 0, 1.0]])
     rgb = frame.rgb[crop]
-    stack = []
+    stack, tolerant = [], []
+    window = np.ones((3, 3), np.uint8)
     for other in spread_views(centres, view, above, n_others):
         homography = plane_homography(frame, frames[other], plane.normal_world, plane.offset) @ photo_from_crop
         warped = warp(frames[other].rgb, homography, rgb.shape[:2])
         valid = np.isfinite(warped[..., 0])
         if valid.any():
-            stack.append(warped * level_gain(rgb[valid], warped[valid]))
+            levelled = warped * level_gain(rgb[valid], warped[valid])
+            stack.append(levelled)
+            off = np.maximum(cv2.erode(levelled, window) - rgb, rgb - cv2.dilate(levelled, window))
+            tolerant.append(np.maximum(off, 0).max(2))
     if not stack:
-        return np.zeros_like(rgb)
+        return np.zeros((*rgb.shape[:2], 4), np.float32)
     per_channel = [rgb[..., c] - quantile_over_first(np.stack([s[..., c] for s in stack]), 0.5, 1) for c in range(3)]
+    per_channel.append(quantile_over_first(np.stack(tolerant), 0.4, 1))
     return np.nan_to_num(np.dstack(per_channel)).astype(np.float32)
 
 
@@ -96,76 +117,68 @@ def crop_around(frame: Frame, mask: Bool[np.ndarray, "h w"], margin_px: int) -> 
 
 def ring_of(
     frame: Frame,
-    mask: Bool[np.ndarray, "h w"],
+    known: tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]],
     crop: tuple[slice, slice],
-    difference: Float32[np.ndarray, "h_crop w_crop 3"],
+    difference: Float32[np.ndarray, "h_crop w_crop 4"],
     unit_px: float,
     sure_px: float,
 ) -> Ring:
-    """Features around one outline. unit_px: photo pixels per coarse pixel; sure_px: how far off the outline may be."""
-    full = cv2.resize(mask.astype(np.float32), frame.shape()[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+    """Features around one outline.
+
+    known: the mask and its doubtful gaps. unit_px: the pass's unit; sure_px: how far off the outline may be.
+    """
+    mask, doubtful = known
+    full = cv2.resize((mask | doubtful).astype(np.float32), frame.shape()[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
     distance = signed_distance_px(full)[crop]
-    where = np.abs(distance) < RING_WIDTH * unit_px
+    unsure = cv2.resize(doubtful.astype(np.uint8), frame.shape()[::-1], interpolation=cv2.INTER_NEAREST)[crop] > 0
+    where = (np.abs(distance) < RING_WIDTH * unit_px) | unsure
     rgb = frame.rgb[crop]
     if not where.any():
-        return Ring(crop, rgb, difference, distance, where, np.zeros((0, 0), np.float32))
+        return Ring(crop, rgb, distance, where, unsure, np.zeros((0, 0), np.float32))
     lab = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2LAB) / np.float32(50)
     side = int(12 * unit_px) * 2 + 1
     outside = local_distance(lab, distance < -sure_px, side)
-    inside = local_distance(lab, distance > min(sure_px, 0.5 * float(distance.max())), side)
+    inside = local_distance(lab, (distance > min(sure_px, 0.5 * float(distance.max()))) & ~unsure, side)
     smooth = cv2.GaussianBlur(lab, (0, 0), 1.0)
-    size = np.log(np.abs(difference).max(2) + np.float32(0.01)) + 3
-    parts = [lab, smooth, difference * 5, size, cv2.blur(size, (3, 3)), outside, inside, outside - inside]
+    signed, tolerant = difference[..., :3], np.log(difference[..., 3] + np.float32(0.01)) + 3
+    size = np.log(np.abs(signed).max(2) + np.float32(0.01)) + 3
+    plane = [signed * 5, size, cv2.blur(size, (3, 3)), tolerant, cv2.blur(tolerant, (5, 5))]
+    parts = [lab, smooth, *plane, outside, inside, outside - inside]
     stack = np.dstack([np.asarray(p, np.float32) for p in parts])
-    return Ring(crop, rgb, difference, distance, where, stack[where])
+    return Ring(crop, rgb, distance, where, unsure, stack[where])
 
 
 def refine(
     frames: Sequence[Frame],
     masks: Sequence[Bool[np.ndarray, "_ _"]],
     plane: SupportPlane | None,
-    hulls_of: HullsOf,
+    agreed: Agree,
     smoothness: float,
     seed: int,
-) -> list[UInt8[np.ndarray, "_ _"]]:
-    """Masks at the photos' own size (255 object, soft at the edge) from coarse ones.
+) -> list[Bool[np.ndarray, "_ _"]]:
+    """Masks at the photos' own size from coarse ones.
 
-    Twice: the outlines of the first pass are carved into a common solid again, whose silhouettes (`hulls_of`) then
-    overrule what a single photo got wrong.
+    Outlines are found anew in every pass, nearer to those of the pass before; between passes `agreed` overrules what
+    single photos got wrong.
     """
     unit_px = max(frames[0].shape()) / max(masks[0].shape)
     crops = [crop_around(f, m, int(10 * unit_px)) for f, m in zip(frames, masks, strict=True)]
-    differences = [
-        sharp_plane_difference(frames, i, plane, 5, crop)
-        if plane is not None and crop[0].stop > crop[0].start
-        else np.zeros_like(frames[i].rgb[crop])
-        for i, crop in enumerate(crops)
-    ]
-    sharp: list[np.ndarray] = []
-    for sure_coarse_px, prior in ((2.2, None), (1.5, hulls_of)):
-        if prior is not None:
-            masks = [
-                cv2.resize(s, m.shape[::-1], interpolation=cv2.INTER_AREA) > 0.5
-                for s, m in zip(sharp, masks, strict=True)
-            ]
-            masks = [consistent(*x) for x in zip(masks, *prior(masks), strict=True)]
-        rings = [
-            ring_of(*x, unit_px, sure_coarse_px * unit_px) for x in zip(frames, masks, crops, differences, strict=True)
-        ]
-        classifier = train(rings, sure_coarse_px * unit_px, seed)
-        sharp = [apply(f.shape(), r, classifier, unit_px, smoothness) for f, r in zip(frames, rings, strict=True)]
-    return [np.rint(cv2.GaussianBlur(s, (0, 0), 0.6) * 255).astype(np.uint8) for s in sharp]
 
+    def difference_of(i: int, crop: tuple[slice, slice]) -> np.ndarray:
+        if plane is None or crop[0].stop <= crop[0].start:
+            return np.zeros((*frames[i].rgb[crop].shape[:2], 4), np.float32)
+        return sharp_plane_difference(frames, i, plane, 5, crop)
 
-def consistent(
-    mask: Bool[np.ndarray, "h w"], loose: Bool[np.ndarray, "h w"], strict: Bool[np.ndarray, "h w"]
-) -> Bool[np.ndarray, "h w"]:
-    """A coarse mask without what lies beyond the loose solid's silhouette, and with what lies deep in the strict one's.
-
-    The strict solid lacks what more than a photo or two deny, so a true opening that few photos look through stays.
-    """
-    kept: np.ndarray = (mask & (signed_distance_px(loose) > -1)) | (signed_distance_px(strict) > 3)
-    return kept
+    differences = in_threads(difference_of, range(len(frames)), crops)
+    known = [(m, np.zeros_like(m)) for m in masks]
+    for plan in PASSES:
+        px = plan.unit_share * unit_px
+        sure_px = plan.sure_units * px
+        rings = in_threads(partial(ring_of, unit_px=px, sure_px=sure_px), frames, known, crops, differences)
+        classifier = train(rings, sure_px, seed)
+        sharp = in_threads(partial(apply, classifier=classifier, unit_px=px, smoothness=smoothness), frames, rings)
+        known = agreed(sharp)
+    return [mask for mask, _ in known]
 
 
 def without_specks(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
@@ -184,7 +197,7 @@ def train(rings: Sequence[Ring], sure_px: float, seed: int) -> PixelClassifier:
     rng = np.random.default_rng(seed)
     rows, labels = [], []
     for ring in rings:
-        distance = ring.distance_px[ring.where]
+        distance = np.where(ring.doubtful, 0, ring.distance_px)[ring.where]
         for chosen, label in ((distance > sure_px, 1.0), (distance < -sure_px, 0.0)):
             index = np.flatnonzero(chosen)
             if len(index):
@@ -195,17 +208,18 @@ def train(rings: Sequence[Ring], sure_px: float, seed: int) -> PixelClassifier:
 
 
 def apply(
-    shape: tuple[int, int], ring: Ring, classifier: PixelClassifier, unit_px: float, smoothness: float
-) -> Float32[np.ndarray, "h_photo w_photo"]:
-    """One photo's mask (0 or 1) from its ring."""
-    out = np.zeros(shape, np.float32)
+    frame: Frame, ring: Ring, classifier: PixelClassifier, unit_px: float, smoothness: float
+) -> Bool[np.ndarray, "h_photo w_photo"]:
+    """One photo's mask from its ring."""
+    out = np.zeros(frame.shape(), bool)
     inside = (ring.distance_px > 0).astype(np.float32)
     if len(ring.rows):
         log_odds = np.zeros(inside.shape, np.float32)
         log_odds[ring.where] = np.clip(classifier.log_odds(ring.rows), -4, 4)
         # The coarse outline is right within a few coarse pixels: further off it weighs more than any colour.
-        log_odds += np.sign(ring.distance_px) * np.maximum(np.abs(ring.distance_px) / unit_px - 1.5, 0)
-        band = np.abs(ring.distance_px) < 6 * unit_px
+        belief = np.sign(ring.distance_px) * np.maximum(np.abs(ring.distance_px) / unit_px - 1.5, 0)
+        log_odds += np.where(ring.doubtful, BELIEF_IN_OTHERS, belief)
+        band = (np.abs(ring.distance_px) < 6 * unit_px) | ring.doubtful
         start = np.where(band, log_odds > 0, inside > 0.5).astype(np.float32)
         inside = cut(ring.rgb, log_odds, start, band, smoothness, 150)
     out[ring.crop] = without_specks(inside > 0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float32
-from numba import njit, prange
+from numba import njit
 
 
 def edge_weights(rgb: Float32[np.ndarray, "h w 3"], floor: float) -> Float32[np.ndarray, "h w"]:
@@ -20,7 +20,7 @@ def edge_weights(rgb: Float32[np.ndarray, "h w 3"], floor: float) -> Float32[np.
     return weight.astype(np.float32)
 
 
-@njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
 def relax(cost, weight, active, u, n_iterations):  # type: ignore[no-untyped-def]
     """Primal-dual steps for min over u in [0,1] of sum(cost u) + sum(weight |gradient u|), where `active`.
 
@@ -31,7 +31,7 @@ def relax(cost, weight, active, u, n_iterations):  # type: ignore[no-untyped-def
     px, py = np.zeros((h, w), np.float32), np.zeros((h, w), np.float32)
     bar = u.copy()
     for _ in range(n_iterations):
-        for y in prange(h):
+        for y in range(h):
             for x in range(w):
                 if not active[y, x]:
                     continue
@@ -42,7 +42,7 @@ def relax(cost, weight, active, u, n_iterations):  # type: ignore[no-untyped-def
                 norm = np.sqrt(qx * qx + qy * qy)
                 shrink = weight[y, x] / max(norm, weight[y, x])
                 px[y, x], py[y, x] = qx * shrink, qy * shrink
-        for y in prange(h):
+        for y in range(h):
             for x in range(w):
                 if not active[y, x]:
                     continue

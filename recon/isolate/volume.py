@@ -73,6 +73,29 @@ def gather(image, projection, shape, outside):  # type: ignore[no-untyped-def]
     return out
 
 
+@njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+def gather_at(image, projection, index, outside):  # type: ignore[no-untyped-def]
+    """Sample an image (bilinear) at the centres of some voxels, given by index; `outside` where not in the photo."""
+    h, w = image.shape
+    out = np.empty(index.shape[0], np.float32)
+    for n in prange(index.shape[0]):
+        x, y, z = index[n, 0] + 0.5, index[n, 1] + 0.5, index[n, 2] + 0.5
+        d = projection[2, 0] * x + projection[2, 1] * y + projection[2, 2] * z + projection[2, 3]
+        out[n] = outside
+        if d <= 1e-9:
+            continue
+        u = (projection[0, 0] * x + projection[0, 1] * y + projection[0, 2] * z + projection[0, 3]) / d - 0.5
+        v = (projection[1, 0] * x + projection[1, 1] * y + projection[1, 2] * z + projection[1, 3]) / d - 0.5
+        if u < 0 or v < 0 or u >= w - 1 or v >= h - 1:
+            continue
+        c, r = int(u), int(v)
+        a, b = u - c, v - r
+        out[n] = (image[r, c] * (1 - a) + image[r, c + 1] * a) * (1 - b) + (
+            image[r + 1, c] * (1 - a) + image[r + 1, c + 1] * a
+        ) * b
+    return out
+
+
 @njit(fastmath=True, cache=True)  # type: ignore[untyped-decorator]
 def splat(index, projection, h, w, half):  # type: ignore[no-untyped-def]
     """Paint voxels (given by index) as squares of their projected size into a silhouette."""
