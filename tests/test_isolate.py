@@ -208,11 +208,13 @@ def test_masks_are_made_to_fit_the_common_solids() -> None:
     mask[48:52, 85:99] = True  # a spur that no other photo shows
     mask[20:23, 50:53] = False  # a speck
     mask[60:80, 40:60] = False  # an opening that only few photos look through
-    kept, doubtful = consistent(mask, disc, disc)
+    kept, doubtful = consistent(mask, disc, disc, disc)
     assert not kept[50, 95]
     assert kept[21, 51]
     assert not kept[70, 50] and doubtful[70, 50]
     assert not (kept & doubtful).any()
+    few, doubtful = consistent(mask, mask, mask, disc)  # among few photos each can deny all it does not show
+    assert few[21, 51] and few[50, 95] and not few[70, 50] and not doubtful.any()
 
 
 def test_finer_carving_halves_the_voxels_and_sharpens_the_ball(scene: tuple[PosedCapture, list[np.ndarray]]) -> None:
