@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py asset examples/owl PATH/TO/mustard preset=standard    # the whole job
     python scripts/benchmark.py preprocess examples/owl PATH/TO/mustard               # cameras, masks, box and hull
-    python scripts/benchmark.py poses examples/owl PATH/TO/fox                        # harder variants, against pycolmap
+    python scripts/benchmark.py poses examples/owl PATH/TO/fox                        # harder variants, and pycolmap
 
 A capture with gt/ (see scripts/make_capture.py) is compared with its truth; one without gets counts, time and memory.
 """
