@@ -84,7 +84,7 @@ def _same_views(row: Sequence[Candidate], cfg: ChoiceConfig) -> dict[str, LeftOu
             else:
                 first = picture
                 groups.append([c])
-    left_out = {}
+    left_out: dict[str, LeftOut] = {}
     for group in groups:
         best = max(group, key=lambda c: c.photo.sharpness)
         why = f"nearly the same picture as {best.photo.source}, the sharpest of {len(group)}"
