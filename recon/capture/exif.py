@@ -78,7 +78,7 @@ def read_lens_tags(image: Image.Image) -> LensTags:
 def lens_tags(exif: Image.Exif, orientation: int | None = None) -> LensTags:
     """The lens tags among EXIF tags; missing or damaged ones are None. orientation: in place of the tag's own."""
     try:
-        details = dict(exif.get_ifd(IFD.Exif))
+        details = dict(exif) | dict(exif.get_ifd(IFD.Exif))  # raw formats keep some of them in the first directory
     except DAMAGED:
         details = {}
     unit_mm = MM_PER_UNIT.get(int(_positive(details.get(TAG.FocalPlaneResolutionUnit)) or 2))

@@ -78,8 +78,8 @@ def rolled_off(light_cd: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]
 
     BT.2390's EETF without black lift.
     """
-    source = float(pq_of_light(np.array(DISPLAY_PEAK_CD)))
-    top = float(pq_of_light(np.array(WHITE_CD))) / source
+    source, white = pq_of_light(np.array([DISPLAY_PEAK_CD, WHITE_CD]))
+    top = white / source
     knee = 1.5 * top - 0.5
     e = np.clip(pq_of_light(light_cd) / source, 0, 1)
     t = np.clip((e - knee) / (1 - knee), 0, 1)
