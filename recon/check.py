@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from pose.estimate import PosesConfig, estimate_poses
 from pose.features import FeaturesConfig
 from pose.pairs import PairsConfig
+from recon.capture.quality import are_all_blurred, detail_profile
 from recon.capture.read import CaptureConfig, read_capture
 from recon.coverage import (
     ELEVATION_BANDS,
@@ -35,7 +37,8 @@ POSES = PosesConfig(
     pairs=PairsConfig(n_partners=12),
 )
 """Enough to place the photos of a good capture within a minute on two cores; a run looks four times as closely."""
-FEW_PHOTOS = 12
+FEW_PHOTOS, FAR_TOO_FEW = 12, 6
+"""Below the first a result is coarse at best, below the second there is hardly ever one."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +51,28 @@ class CheckReport:
     exposure: ExposureReport
     overlap: OverlapReport | None
     coverage: CoverageReport | None
-    warnings: tuple[str, ...]
-    """What the stages said."""
+    all_blurred: bool
     refusal: str
     """Why a run would fail; empty where it would not."""
 
     def advice(self) -> list[str]:
         """What to do better when capturing again, the most useful first; empty for a good capture."""
-        blurred = [w for w in self.warnings if w.startswith("All photos are blurred")]
+        n = len(self.capture.photos)
+        found = []
+        if self.all_blurred:
+            found.append("All photos are blurred: take them again in more light, tapping on the object to focus.")
+        if n < FEW_PHOTOS:
+            found.append(f"{n} photos are few: take 20 to 60 all around the object, in steps of about 10 degrees.")
         if self.refusal:
-            return blurred or [self.refusal]
+            # So few photos, or blurred ones, are reason enough; what the matching says then would lead astray.
+            return found if self.all_blurred or n < FAR_TOO_FEW else [self.refusal]
         assert self.overlap is not None and self.coverage is not None
-        found = list(blurred)
-        n, n_placed = len(self.capture.photos), len(self.overlap.names)
+        n_placed = len(self.overlap.names)
         if n_placed < 0.9 * n:
             found.append(
                 f"{n - n_placed} of {n} photos could not be placed: take more photos between them and the others, "
                 "in steps of about 10 degrees."
             )
-        if n < FEW_PHOTOS:
-            found.append(f"{n} photos are few: take 20 to 60 all around the object.")
         found += self.coverage.findings()
         weak = self.overlap.weak()
         if weak:
@@ -95,7 +100,7 @@ def check_capture(source: Path, console: Console) -> CheckReport:
         workspace = Workspace(Path(folder))
         with console.status("reading the photos"):
             capture = workspace.run(read_capture, source, cfg=READ)
-            exposure = exposure_report(capture)
+            all_blurred = _is_all_blurred(capture)
         posed, refusal = None, ""
         with console.status("finding the cameras, roughly"):
             try:
@@ -105,12 +110,20 @@ def check_capture(source: Path, console: Console) -> CheckReport:
         return CheckReport(
             capture=capture,
             posed=posed,
-            exposure=exposure,
+            exposure=exposure_report(capture, posed),
             overlap=None if posed is None else overlap_report(posed),
             coverage=None if posed is None else coverage_report(posed),
-            warnings=tuple(w for record in workspace.records.values() for w in record["warnings"]),
+            all_blurred=all_blurred,
             refusal=refusal,
         )
+
+
+def _is_all_blurred(capture: Capture) -> bool:
+    profiles = []
+    for photo in capture.photos:
+        with Image.open(capture.image_path(photo.name)) as image:
+            profiles.append(detail_profile(image))
+    return are_all_blurred(np.stack(profiles))
 
 
 def print_check(console: Console, report: CheckReport) -> None:
@@ -143,11 +156,13 @@ def _photo_lines(report: CheckReport) -> list[str]:
         lines += [f"  not placed: {x.name}: {x.reason}" for x in report.posed.left_out[:10]]
     soft = sorted((p for p in capture.photos if p.sharpness < 0.5), key=lambda p: p.sharpness)
     lines.append(
-        "sharpness: " + (f"{len(soft)} blurred: {_listed([p.source for p in soft])}" if soft else "none blurred")
+        "sharpness: "
+        + ("all photos are blurred" if report.all_blurred else f"{len(soft)} photos blurred")
+        + (f" (the worst: {_listed([p.source for p in soft])})" if soft else "")
     )
     lines.append(
-        f"exposure: median brightness {np.median(exposure.brightness):.0%}, {np.median(exposure.clipped):.0%} white, "
-        f"{exposure.spread_ev:.1f} stops between photos"
+        f"exposure: median brightness {np.median(exposure.brightness):.0%}, {np.median(exposure.clipped):.0%} white"
+        + ("" if exposure.spread_ev is None else f", {exposure.spread_ev:.1f} stops between photos")
     )
     return lines
 

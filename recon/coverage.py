@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 from PIL import Image
@@ -19,6 +20,8 @@ ELEVATION_BANDS = (
     ("from above", 55.0, 91.0),
 )
 """Name, from and to in degrees above the object's level."""
+MAX_SPREAD_EV = 1.5
+"""Exposure that changes by more stops than this leaves some photos too dark or too bright to match and to paint with."""
 MIN_GAP_DEG = 60.0
 """A turn without a photo from which a part of the object is seen too slantingly from both sides."""
 SHARED_POINTS = 15
@@ -39,8 +42,8 @@ class ExposureReport:
     """Median of each photo's sRGB values, 0..1."""
     clipped: Float64[np.ndarray, " n_photos"]
     """Share of each photo's pixels that are white."""
-    spread_ev: float
-    """From the 5th to the 95th percentile of the photos' exposure, in stops."""
+    spread_ev: float | None
+    """From the 5th to the 95th percentile of the photos' exposure, in stops; None where no photos were placed."""
 
     def findings(self) -> list[str]:
         """What is wrong, one sentence each."""
@@ -49,7 +52,7 @@ class ExposureReport:
             found.append("The photos are dark: use more light, best the even light of a window or a cloudy day.")
         if np.mean(self.clipped > 0.1) > 0.25:
             found.append("Much of the picture is blown out white: tap on the object so that the phone exposes for it.")
-        if self.spread_ev > 1.5:
+        if self.spread_ev is not None and self.spread_ev > MAX_SPREAD_EV:
             found.append(
                 f"The brightness changes by {self.spread_ev:.1f} stops between photos: lock the exposure "
                 "(hold the finger on the object until AE/AF LOCK shows)."
@@ -127,8 +130,8 @@ def direction_name(azimuth_deg: float) -> str:
     return f"from the {names[round(azimuth_deg / 45) % 8]}"
 
 
-def exposure_report(capture: Capture) -> ExposureReport:
-    """Brightness and white pixels of every photo, from small copies."""
+def exposure_report(capture: Capture, posed: PosedCapture | None) -> ExposureReport:
+    """Brightness and white pixels of every photo, from small copies, and how far the exposures lie apart."""
     brightness, clipped = [], []
     for photo in capture.photos:
         with Image.open(capture.image_path(photo.name)) as image:
@@ -136,8 +139,34 @@ def exposure_report(capture: Capture) -> ExposureReport:
             values = np.asarray(image.convert("RGB"))
         brightness.append(float(np.median(values)) / 255)
         clipped.append(float((values.min(axis=2) >= 250).mean()))
-    low, high = np.percentile([p.exposure_ev for p in capture.photos], (5, 95))
-    return ExposureReport(np.array(brightness), np.array(clipped), float(high - low))
+    spread = None
+    if posed is not None:
+        low, high = np.percentile(exposures_ev(posed), (5, 95))
+        spread = float(high - low)
+    return ExposureReport(np.array(brightness), np.array(clipped), spread)
+
+
+def exposures_ev(posed: PosedCapture) -> Float64[np.ndarray, " n_views"]:
+    """Each view's exposure in stops against the median view, from how bright it shows the points it shares.
+
+    Unlike a photo's mean brightness this does not depend on what else is in the picture.
+    """
+    light = np.zeros(len(posed.obs_view_idx))
+    for i, view in enumerate(posed.views):
+        rows = np.flatnonzero(posed.obs_view_idx == i)
+        pixels, _ = view.project(posed.points_world[posed.obs_point_idx[rows]])
+        grey = cv2.GaussianBlur(cv2.cvtColor(posed.image(i), cv2.COLOR_RGB2GRAY), (0, 0), 1.5)
+        at = np.clip(pixels.astype(int), 0, (view.camera.width_px - 1, view.camera.height_px - 1))
+        light[rows] = np.log2((np.maximum(grey[at[:, 1], at[:, 0]], 2) / 255) ** 2.2)  # sRGB's curve, nearly
+    n_seen = np.maximum(np.bincount(posed.obs_point_idx, minlength=len(posed.points_world)), 1)
+    ev = np.zeros(len(posed.views))
+    for _ in range(20):  # the points' brightness given the exposures, then the exposures given the points'
+        of_point = np.bincount(posed.obs_point_idx, light - ev[posed.obs_view_idx], len(n_seen)) / n_seen
+        rest = light - of_point[posed.obs_point_idx]
+        views = [rest[posed.obs_view_idx == i] for i in range(len(ev))]
+        ev = np.array([np.median(v) if len(v) else 0.0 for v in views])
+        ev -= np.median(ev)
+    return ev
 
 
 def overlap_report(posed: PosedCapture) -> OverlapReport:

@@ -16,11 +16,11 @@ from recon.camera import Pinhole, View
 from recon.check import CheckReport, print_check
 from recon.cli import main
 from recon.coverage import (
-    CoverageReport,
     ExposureReport,
     coverage_report,
     direction_name,
     exposure_report,
+    exposures_ev,
     overlap_report,
 )
 from recon.data import Capture, LeftOut, Photo, PosedCapture, SupportPlane
@@ -67,7 +67,7 @@ def capture(folder: Path, n: int, **photo: float) -> Capture:
 def report_on(folder: Path, of: PosedCapture, **photo: float) -> CheckReport:
     even = ExposureReport(np.full(len(of.views), 0.4), np.zeros(len(of.views)), 0.3)
     taken = capture(folder, len(of.views), **photo)
-    return CheckReport(taken, of, even, overlap_report(of), coverage_report(of), (), "")
+    return CheckReport(taken, of, even, overlap_report(of), coverage_report(of), False, "")
 
 
 FULL = [*cameras(np.arange(0, 360, 24), 12), *cameras(np.arange(0, 360, 24), 45), *cameras(np.arange(0, 360, 60), 65)]
@@ -120,11 +120,24 @@ def test_exposure_of_photos_on_disk(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for i, grey in enumerate((20, 20, 255)):
         Image.new("RGB", (60, 40), (grey, grey, grey)).save(tmp_path / "images" / f"v{i}.jpg")
-    dark = exposure_report(capture(tmp_path, 2))
+    dark = exposure_report(capture(tmp_path, 2), None)
     assert dark.brightness == pytest.approx([20 / 255] * 2, abs=0.01) and "photos are dark" in dark.findings()[0]
-    assert exposure_report(capture(tmp_path, 3)).clipped.tolist() == [0, 0, 1]
+    assert exposure_report(capture(tmp_path, 3), None).clipped.tolist() == [0, 0, 1]
     changing = ExposureReport(np.full(3, 0.5), np.zeros(3), 2.2)
     assert changing.findings() == [f for f in changing.findings() if "2.2 stops" in f and "lock" in f]
+
+
+def test_exposure_is_told_from_what_else_is_in_the_picture(tmp_path: Path) -> None:
+    """Every view shows the ball as a disc; a bright or dark wall behind it is no change of exposure."""
+    scene = posed(tmp_path, FULL)
+    (tmp_path / "images").mkdir()
+    stops = np.tile([-1.0, 0.0, 0.5], 12)
+    for i, ev in enumerate(stops):
+        picture = np.full((300, 400, 3), (30, 120, 240)[i % 2], np.uint8)
+        ball = np.hypot(*np.mgrid[-150:150, -200:200]) < 80
+        picture[ball] = round(255 * (0.2 * 2**ev) ** (1 / 2.2))
+        Image.fromarray(picture).save(tmp_path / "images" / f"v{i}.jpg", quality=95)
+    assert exposures_ev(scene) == pytest.approx(stops, abs=0.1)
 
 
 def said(report: CheckReport) -> str:
@@ -140,11 +153,12 @@ def test_what_is_printed(tmp_path: Path) -> None:
     assert "gap: from the" in partial and "Verdict: usable" in partial and "15 blurred" in partial
     refusal = "For cup, none of 9 photos could be placed."
     even = ExposureReport(np.full(9, 0.4), np.zeros(9), 0.3)
-    failed = CheckReport(capture(tmp_path, 9), None, even, None, None, (), refusal)
+    failed = CheckReport(capture(tmp_path, 9), None, even, None, None, False, refusal)
     assert failed.advice() == [refusal] and f"Verdict: a run would fail. {refusal}" in said(failed)
-    blurred = "All photos are blurred; take them again in more light."
-    hazy = CheckReport(capture(tmp_path, 9), None, even, None, None, (blurred,), refusal)
-    assert hazy.advice() == [blurred] and refusal in said(hazy)
+    hazy = CheckReport(capture(tmp_path, 15), None, even, None, None, True, refusal)
+    assert "All photos are blurred" in hazy.advice()[0] and refusal in said(hazy)
+    pair = CheckReport(capture(tmp_path, 2), None, even, None, None, False, refusal)
+    assert "2 photos are few" in pair.advice()[0] and "take 20 to 60" in said(pair)
 
 
 @pytest.mark.parametrize(
