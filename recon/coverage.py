@@ -21,7 +21,7 @@ ELEVATION_BANDS = (
 )
 """Name, from and to in degrees above the object's level."""
 MAX_SPREAD_EV = 1.5
-"""Exposure that changes by more stops than this leaves some photos too dark or too bright to match and to paint with."""
+"""Exposure that changes by more stops than this leaves some photos too dark or too bright to match and paint with."""
 MIN_GAP_DEG = 60.0
 """A turn without a photo from which a part of the object is seen too slantingly from both sides."""
 SHARED_POINTS = 15
@@ -112,7 +112,7 @@ class CoverageReport:
     def findings(self) -> list[str]:
         """What is missing, one sentence each."""
         found = [
-            f"No photo {direction_name((a + b) / 2)} ({a % 360:.0f} to {b % 360:.0f} degrees): walk on around there."
+            f"No photo {direction_name((a + b) / 2)} ({a:.0f} to {b if b <= 360 else b - 360:.0f} degrees): walk on around there."
             for a, b in self.gaps_deg()
         ]
         if self.on_wall:

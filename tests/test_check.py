@@ -150,7 +150,7 @@ def test_what_is_printed(tmp_path: Path) -> None:
     good = said(report_on(tmp_path, posed(tmp_path, FULL)))
     assert "36 usable of 37" in good and "pocket.jpg: it is black" in good and "Verdict: good" in good
     partial = said(report_on(tmp_path, posed(tmp_path, cameras(np.arange(0, 180, 12), 20)), sharpness=0.3))
-    assert "gap: from the" in partial and "Verdict: usable" in partial and "15 blurred" in partial
+    assert "gap: from the" in partial and "Verdict: usable" in partial and "15 photos blurred" in partial
     refusal = "For cup, none of 9 photos could be placed."
     even = ExposureReport(np.full(9, 0.4), np.zeros(9), 0.3)
     failed = CheckReport(capture(tmp_path, 9), None, even, None, None, False, refusal)
