@@ -111,10 +111,10 @@ class CoverageReport:
 
     def findings(self) -> list[str]:
         """What is missing, one sentence each."""
-        found = [
-            f"No photo {direction_name((a + b) / 2)} ({a:.0f} to {b if b <= 360 else b - 360:.0f} degrees): walk on around there."
-            for a, b in self.gaps_deg()
-        ]
+        found = []
+        for a, b in self.gaps_deg():
+            range_deg = f"{a:.0f} to {b if b <= 360 else b - 360:.0f} degrees"
+            found.append(f"No photo {direction_name((a + b) / 2)} ({range_deg}): walk on around there.")
         if self.on_wall:
             return found
         if self.elevation_deg.max() < 40:

@@ -18,7 +18,7 @@ from recon.capture.quality import detail_profile
 from recon.capture.tone import Transfer, srgb_from_hdr
 from recon.errors import UserError
 
-CANDIDATES_PER_FRAME = 12
+CANDIDATES_PER_FRAME = 8
 """Frames looked at for each one used, at most: more cost time and are nearly the same picture."""
 MIN_STEP = 0.005
 """Frames whose median corner moved less than this share of the long side are one view: about a degree around."""
