@@ -186,8 +186,8 @@ def _print_directions(console: Console, coverage: CoverageReport) -> None:
     counts = coverage.table()
     for row in reversed(range(len(ELEVATION_BANDS))):
         name, low, high = ELEVATION_BANDS[row]
-        if counts[row].sum() or low >= 0:
-            label = f"{name} ({max(low, 0):.0f} to {min(high, 90):.0f})" if low >= 0 else name
+        if counts[row].sum() or high > 0:
+            label = f"{name} ({low:.0f} to {min(high, 90):.0f})"
             table.add_row(label, *(str(c) if c else "." for c in counts[row]))
     console.print(table)
     for a, b in coverage.gaps_deg():
