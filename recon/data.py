@@ -69,7 +69,7 @@ class Photo:
     focal_px: float | None
     """From EXIF, at this photo's size; None where EXIF does not say."""
     lens_key: str
-    """Photos with the same key share intrinsics (make, model, lens, focal length, size)."""
+    """Photos with the same key share intrinsics (make, model, lens, zoom, size, how the sensor lay)."""
     sharpness: float
     """Relative sharpness within the capture: 1 is its median photo; below about 0.5 is visibly blurred."""
     exposure_ev: float
