@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from pose.colmap_io import model_from_reconstruction, work_folder, write_database
 from pose.features import FeaturesConfig, PhotoFeatures, detect_all
+from pose.given import GivenUse, finish_given, place_given, with_given_lenses, with_given_points
 from pose.mapping import MappingConfig, map_photos, refine
 from pose.matching import match_pairs
 from pose.model import SparseModel
@@ -32,6 +34,9 @@ class PosesConfig:
     mapping: MappingConfig = field(default_factory=MappingConfig)
     recover: RecoverConfig = field(default_factory=RecoverConfig)
     orient: OrientConfig = field(default_factory=OrientConfig)
+    given: GivenUse = GivenUse.refine
+    """What is done with poses that lie with the photos: `refine` starts from them, keeps their frame and scale and fits
+    them to the photos; `use` takes them as they are; `ignore` estimates all poses anew."""
     min_registered_share: float = 0.5
     """If a smaller share of the photos finds its place, the capture is refused."""
 
@@ -80,23 +85,31 @@ def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture
 def _solve(capture: Capture, cfg: PosesConfig, job: Job) -> tuple[SparseModel, list[LeftOut]]:
     """Features, matches, mapping, a second try at lost photos, and a last adjustment."""
     n = len(capture.photos)
+    given = capture.given is not None and cfg.given is not GivenUse.ignore
+    capture = with_given_lenses(capture) if given else dataclasses.replace(capture, given=None)
     features = detect_all(capture, cfg.features, _part(job, 0.0, 0.15))
     with work_folder(job.folder / "sfm") as folder:
         database = folder / "database.db"
         write_database(database, capture, features)
         pairs = choose_pairs(features, capture.is_video, cfg.pairs, _part(job, 0.15, 0.2))
         match_pairs(database, pairs, cfg.mapping.seed, _part(job, 0.2, 0.6))
-        models = map_photos(database, n, cfg.mapping, _part(job, 0.6, 0.8))
+        start = place_given(database, capture, cfg.given, cfg.mapping, job) if given else None
+        models = [start.reconstruction] if start else map_photos(database, n, cfg.mapping, _part(job, 0.6, 0.8))
         if not models:
             raise UserError(_refusal(0, capture, features))
         best = models[0]
         if best.num_reg_images() < n:
             trying = _part(job, 0.8, 0.86)
             best = recover(best, database, capture, features, cfg.recover, cfg.features, cfg.mapping, trying)
-        refine(best, database, cfg.mapping)
-        if drop_weak(best, cfg.recover):
-            refine(best, database, cfg.mapping)
+        if not given or cfg.given is GivenUse.refine:
+            refine(best, database, cfg.mapping, lenses_known=given)
+        if drop_weak(best, cfg.recover) and (not given or cfg.given is GivenUse.refine):
+            refine(best, database, cfg.mapping, lenses_known=given)
+        if start is not None:
+            finish_given(best, start, cfg.given, database, cfg.mapping)
         model = model_from_reconstruction(best, capture)
+        if start is not None:
+            model = with_given_points(model, capture, cfg.mapping.max_error_px)
         left_out = _lost_photos(model, capture, features, database)
     if len(model.names) < max(3, cfg.min_registered_share * n):
         raise UserError(_refusal(len(model.names), capture, features))

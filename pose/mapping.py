@@ -71,8 +71,10 @@ def pipeline_options(cfg: MappingConfig) -> Any:
     return options
 
 
-def refine(reconstruction: Any, database: Path, cfg: MappingConfig) -> None:
+def refine(reconstruction: Any, database: Path, cfg: MappingConfig, lenses_known: bool = False) -> None:
     """Adjust everything once more, in place, with the principal point free where enough photos share a lens.
+
+    lenses_known: a lens of fewer photos stays as it is, even where no lens has enough.
 
     A principal point that is held in the middle of the photo turns the cameras by the angle it is off: a few tenths of
     a degree for a phone.
@@ -85,7 +87,7 @@ def refine(reconstruction: Any, database: Path, cfg: MappingConfig) -> None:
     adjust.print_summary = False
     adjust.refine_principal_point = bool(well_known)
     mapper_options = options.mapper
-    if well_known:  # lenses of few photos keep what the mapping found for them
+    if well_known or lenses_known:  # lenses of few photos keep what the mapping found for them
         mapper_options.constant_cameras = set(n_views) - well_known
     mapper_options.filter_max_reproj_error = cfg.max_error_px
     handle = pycolmap.Database.open(database)

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from recon.capture.decode import decode_mask, decode_photo, save_jpeg
 from recon.capture.exif import focal_px
 from recon.capture.find import Source, find_files, unique_names
+from recon.capture.given import take_given
 from recon.capture.quality import detail_profile, mean_linear_brightness, relative_exposure_ev, relative_sharpness
 from recon.capture.video import pick_frames
 from recon.data import Capture, LeftOut, Photo
@@ -43,7 +44,7 @@ class Measured:
     brightness: float
 
 
-@stage(result=Capture, version=1)
+@stage(result=Capture, version=2)
 def read_capture(source: Path, cfg: CaptureConfig, job: Job) -> Capture:
     """Decode a folder of photos, a folder with a video, or a video file.
 
@@ -66,6 +67,7 @@ def read_capture(source: Path, cfg: CaptureConfig, job: Job) -> Capture:
             f"{source} has {'only one usable photo' if photos else 'no usable photo'}{why}; "
             "take 20 to 60 overlapping photos all around the object."
         )
+    given = take_given(source, photos, job)
     job.notes |= {"n_photos": len(photos), "n_masks": sum(1 for _ in (job.folder / "masks").glob("*.png"))}
     capture = Capture(
         folder=job.folder,
@@ -73,6 +75,7 @@ def read_capture(source: Path, cfg: CaptureConfig, job: Job) -> Capture:
         photos=tuple(photos),
         left_out=(*found.left_out, *damaged),
         is_video=found.video is not None,
+        given=given,
     )
     _warn_about_quality(capture, job)
     return capture
