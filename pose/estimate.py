@@ -18,6 +18,7 @@ from pose.model import SparseModel
 from pose.orient import OrientConfig, orient
 from pose.pairs import PairsConfig, choose_pairs
 from pose.recover import RecoverConfig, drop_weak, likely_reason, overlaps_of, recover
+from pose.scale import UNKNOWN, ScaleConfig, find_scale, is_metric
 from pose.undistort import undistort_all
 from recon.camera import View
 from recon.data import Capture, LeftOut, PosedCapture
@@ -34,6 +35,7 @@ class PosesConfig:
     mapping: MappingConfig = field(default_factory=MappingConfig)
     recover: RecoverConfig = field(default_factory=RecoverConfig)
     orient: OrientConfig = field(default_factory=OrientConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
     given: GivenUse = GivenUse.refine
     """What is done with poses that lie with the photos: `refine` starts from them, keeps their frame and scale and fits
     them to the photos; `use` takes them as they are; `ignore` estimates all poses anew."""
@@ -41,23 +43,26 @@ class PosesConfig:
     """If a smaller share of the photos finds its place, the capture is refused."""
 
 
-@stage(result=PosedCapture, version=1)
+@stage(result=PosedCapture, version=2)
 def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture:
     """Structure from motion over all photos of a capture.
 
     Photos that find no place are left out with a reason. Raises UserError where fewer than three photos or than
     `min_registered_share` of them find their place.
     """
+    if cfg.given is GivenUse.ignore:
+        capture = dataclasses.replace(capture, given=None)
     model, left_out = _solve(capture, cfg, job)
     progress = _part(job, 0.92, 1.0)
     cameras, rgb = undistort_all(capture, model, job.folder, progress)
-    frame = orient(model, cfg.orient)
+    scale = find_scale(capture, model, cameras, job.folder, cfg.scale, job)
+    frame = orient(model, cfg.orient, scale.metres_per_unit if scale else None, is_metric(capture, cfg.scale))
     views = tuple(
         View(name, camera, frame.world_from_model.apply_to_camera(pose))
         for name, camera, pose in zip(model.names, cameras, model.cam_from_world, strict=True)
     )
     sharpness = {p.name: p.sharpness for p in capture.photos}
-    job.notes["up_source"] = frame.up_source
+    job.notes |= {"up_source": frame.up_source, "scale_source": scale.source if scale else UNKNOWN}
     return PosedCapture(
         folder=job.folder,
         views=views,
@@ -68,7 +73,7 @@ def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture
         obs_view_idx=model.obs_view_idx,
         focus_world=frame.focus_world,
         up_source=frame.up_source,
-        scale_source="unknown",
+        scale_source=scale.source if scale else UNKNOWN,
         support_plane=frame.support_plane,
         sharpness=np.array([sharpness[v.name] for v in views]),
         left_out=tuple(left_out),
@@ -78,6 +83,7 @@ def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture
             "mean_reprojection_error_px": float(model.point_error_px.mean()),
             "n_points": float(len(model.points)),
             "mean_track_length": len(model.obs_point_idx) / len(model.points),
+            **(scale.stats() if scale else {}),
         },
     )
 
@@ -85,8 +91,8 @@ def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture
 def _solve(capture: Capture, cfg: PosesConfig, job: Job) -> tuple[SparseModel, list[LeftOut]]:
     """Features, matches, mapping, a second try at lost photos, and a last adjustment."""
     n = len(capture.photos)
-    given = capture.given is not None and cfg.given is not GivenUse.ignore
-    capture = with_given_lenses(capture) if given else dataclasses.replace(capture, given=None)
+    given = capture.given is not None
+    capture = with_given_lenses(capture)
     features = detect_all(capture, cfg.features, _part(job, 0.0, 0.15))
     with work_folder(job.folder / "sfm") as folder:
         database = folder / "database.db"

@@ -14,7 +14,7 @@ import numpy as np
 
 from pose.colmap_io import opencv_params, silenced
 from pose.given_check import Matches
-from pose.mapping import MappingConfig, pipeline_options
+from pose.mapping import MappingConfig, cached, pipeline_options
 from pose.model import SparseModel
 from recon.data import Capture, GivenCamera
 from recon.errors import UserError
@@ -45,7 +45,6 @@ class GivenStart:
     reconstruction: Any
     trusted: dict[int, GivenCamera]
     """The given cameras that the photos agree with, by position of their photo."""
-    stats: dict[str, float]
 
 
 def with_given_lenses(capture: Capture) -> Capture:
@@ -76,7 +75,7 @@ def place_given(database: Path, capture: Capture, use: GivenUse, cfg: MappingCon
     reconstruction = _triangulated(database, poses, fits_px, cfg)
     verdict = Matches(reconstruction, database, fits_px).wrong_poses(set(poses))
     trusted = {i: c for i, c in poses.items() if i not in verdict.wrong}
-    if len(trusted) < max(2, len(poses) / 2):
+    if len(verdict.wrong) > len(verdict.confirmed):
         raise UserError(
             f"The poses in {capture.given.source if capture.given else ''} do not fit the photos: "
             f"{len(verdict.wrong)} of {len(poses)} disagree with what the photos show in common; "
@@ -94,13 +93,13 @@ def place_given(database: Path, capture: Capture, use: GivenUse, cfg: MappingCon
         _loosely_adjusted(reconstruction, database, fits_px, cfg)
     if len(trusted) < len(capture.photos):
         reconstruction = _others_placed(reconstruction, database, use, cfg)
-    stats = {
-        "n_given_poses": float(len(poses)),
-        "n_given_poses_wrong": float(len(verdict.wrong)),
-        "given_fitting_share": verdict.fitting_share,
-        "given_error_px": error_px,
+    job.notes |= {
+        "given_poses": len(poses),
+        "given_poses_wrong": len(verdict.wrong),
+        "given_poses_fitting_share": round(verdict.fitting_share, 3),
+        "given_poses_error_px": round(error_px, 3),
     }
-    return GivenStart(reconstruction, trusted, stats)
+    return GivenStart(reconstruction, trusted)
 
 
 def finish_given(reconstruction: Any, start: GivenStart, use: GivenUse, database: Path, cfg: MappingConfig) -> None:
@@ -110,10 +109,11 @@ def finish_given(reconstruction: Any, start: GivenStart, use: GivenUse, database
     place stand where the given poses say.
     """
     pycolmap = silenced()
-    placed = {i for i in start.trusted if reconstruction.images[i + 1].has_pose}
+    known = {i: c for i, c in start.trusted.items() if i + 1 in reconstruction.images}
+    placed = {i for i in known if reconstruction.images[i + 1].has_pose}
     given_from_model = _given_from_model(reconstruction, {i: start.trusted[i] for i in sorted(placed)})
     reconstruction.transform(pycolmap.Sim3d(given_from_model.matrix()[:3]))
-    restored = {i: c for i, c in start.trusted.items() if use is GivenUse.use or i not in placed}
+    restored = {i: c for i, c in known.items() if use is GivenUse.use or i not in placed}
     _place(reconstruction, restored)
     if use is GivenUse.use:
         for i, given in restored.items():
@@ -167,17 +167,12 @@ def _mapper(reconstruction: Any, database: Path) -> Iterator[Any]:
     pycolmap = silenced()
     handle = pycolmap.Database.open(database)
     try:
-        mapper = pycolmap.IncrementalMapper(_cache(handle))
+        mapper = pycolmap.IncrementalMapper(cached(handle))
         mapper.begin_reconstruction(reconstruction)
         yield mapper
         mapper.end_reconstruction(False)
     finally:
         handle.close()
-
-
-def _cache(handle: Any) -> Any:
-    pycolmap = silenced()
-    return pycolmap.DatabaseCache.create(handle, pycolmap.DatabaseCacheOptions())
 
 
 def _triangulated(database: Path, poses: Mapping[int, GivenCamera], fits_px: float, cfg: MappingConfig) -> Any:
@@ -186,7 +181,7 @@ def _triangulated(database: Path, poses: Mapping[int, GivenCamera], fits_px: flo
     handle = pycolmap.Database.open(database)
     try:
         reconstruction = pycolmap.Reconstruction()
-        reconstruction.load(_cache(handle))
+        reconstruction.load(cached(handle))
     finally:
         handle.close()
     _place(reconstruction, poses)

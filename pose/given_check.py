@@ -20,6 +20,8 @@ MIN_JUDGED = 15
 @dataclass(frozen=True)
 class Verdict:
     wrong: set[int]
+    confirmed: set[int]
+    """Photos in neither set share too little with others to be judged."""
     fitting_share: float
     """Median over the trusted photos of the share of their matches that fits."""
 
@@ -58,7 +60,8 @@ class Matches:
             shares = {i: s for i in trusted if (s := self._fitting_share(i, trusted)) is not None}
             worst = min(shares, key=lambda i: shares[i], default=-1)
             if worst < 0 or shares[worst] >= MIN_FITTING:
-                return Verdict(given - trusted, float(np.median(list(shares.values()))) if shares else 0.0)
+                middle = float(np.median(list(shares.values()))) if shares else 0.0
+                return Verdict(given - trusted, set(shares), middle)
             trusted.remove(worst)
 
     def _fitting_share(self, i: int, trusted: set[int]) -> float | None:

@@ -64,11 +64,20 @@ def pipeline_options(cfg: MappingConfig) -> Any:
     """pycolmap's mapping options."""
     options = silenced().IncrementalPipelineOptions()
     options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = cfg.seed
+    options.load_all_images = True  # a photo without matches may still have a given pose
     options.extract_colors = False  # colours are taken from the undistorted photos
     options.min_model_size = 3
     options.max_num_models = 3
     options.mapper.abs_pose_min_num_inliers = cfg.min_inliers
     return options
+
+
+def cached(database: Any) -> Any:
+    """What pycolmap's mapper reads of an open database: all photos, those without matches too."""
+    pycolmap = silenced()
+    options = pycolmap.DatabaseCacheOptions()
+    options.load_all_images = True
+    return pycolmap.DatabaseCache.create(database, options)
 
 
 def refine(reconstruction: Any, database: Path, cfg: MappingConfig, lenses_known: bool = False) -> None:
@@ -92,8 +101,7 @@ def refine(reconstruction: Any, database: Path, cfg: MappingConfig, lenses_known
     mapper_options.filter_max_reproj_error = cfg.max_error_px
     handle = pycolmap.Database.open(database)
     try:
-        cache = pycolmap.DatabaseCache.create(handle, pycolmap.DatabaseCacheOptions())
-        mapper = pycolmap.IncrementalMapper(cache)
+        mapper = pycolmap.IncrementalMapper(cached(handle))
         mapper.begin_reconstruction(reconstruction)
         mapper.iterative_global_refinement(3, 0.0005, mapper_options, adjust, options.triangulation, True)
         # The errors have long tails (weak features, moved highlights): a loss that grows slowly gives better cameras.
