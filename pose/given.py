@@ -124,7 +124,8 @@ def finish_given(reconstruction: Any, start: GivenStart, use: GivenUse, database
         options.mapper.filter_max_reproj_error = cfg.max_error_px
         with _mapper(reconstruction, database) as mapper:
             _triangulate_all(mapper, options.triangulation)
-        _adjust_around(reconstruction, restored)
+            mapper.filter_points(options.mapper)
+        _adjust_around(reconstruction, restored, cfg)
         with _mapper(reconstruction, database) as mapper:
             mapper.filter_points(options.mapper)
     reconstruction.update_point_3d_errors()
@@ -255,7 +256,7 @@ def _given_from_model(reconstruction: Any, given: Mapping[int, GivenCamera]) -> 
     return Similarity(scale, rotation, there.mean(0) - scale * here.mean(0))
 
 
-def _adjust_around(reconstruction: Any, fixed: Mapping[int, GivenCamera]) -> None:
+def _adjust_around(reconstruction: Any, fixed: Mapping[int, GivenCamera], cfg: MappingConfig) -> None:
     """Bundle adjustment of the points and of all photos but the fixed ones."""
     pycolmap = silenced()
     config = pycolmap.BundleAdjustmentConfig()
@@ -267,4 +268,6 @@ def _adjust_around(reconstruction: Any, fixed: Mapping[int, GivenCamera]) -> Non
         config.set_constant_cam_intrinsics(image.camera_id)
     options = pycolmap.BundleAdjustmentOptions()
     options.print_summary = False
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    options.ceres.loss_function_scale = cfg.robust_scale_px
     pycolmap.create_default_bundle_adjuster(options, config, reconstruction).solve()

@@ -13,6 +13,8 @@ from pose.colmap_io import silenced
 
 MIN_FITTING = 0.5
 """A given pose that a smaller share of its photo's matches fits is wrong."""
+MIN_TRIANGULATED = 0.25
+"""A smaller share of the features matched in two other photos is triangulated only where the poses are wrong."""
 MIN_JUDGED = 15
 """A photo with fewer matches says nothing about its given pose."""
 
@@ -65,8 +67,11 @@ class Matches:
             trusted.remove(worst)
 
     def _fitting_share(self, i: int, trusted: set[int]) -> float | None:
-        """Share of the photo's features, matched in two other photos, that lie where a point of those is seen."""
-        fits = np.zeros(len(self.pixels[i]), bool)
+        """Share of the photo's matched features that lie where two other photos say.
+
+        Matches without a point are noise, unless nearly all are: poses that are all wrong triangulate nothing.
+        """
+        fits, has_point = np.zeros((2, len(self.pixels[i])), bool)
         n_partners = np.zeros(len(self.pixels[i]), int)
         n_views = self._views_of_points(trusted - {i})
         for (a, b), matches in self.pairs.items():
@@ -77,9 +82,12 @@ class Matches:
             n_partners[mine] += 1
             rows = self.point_rows[other][theirs]
             good = (rows >= 0) & (n_views[rows] >= 2)
+            has_point[mine[good]] = True
             fits[mine[good]] |= self._errors_px(i, rows[good], mine[good]) < self.fits_px
-        judged = n_partners >= 2
-        return float(fits[judged].mean()) if judged.sum() >= MIN_JUDGED else None
+        n_matched = int((n_partners >= 2).sum())
+        if n_matched < MIN_JUDGED:
+            return None
+        return float(fits.sum() / max(has_point.sum(), MIN_TRIANGULATED * n_matched))
 
     def _views_of_points(self, photos: set[int]) -> Int[np.ndarray, " n_points"]:
         """How many of the photos have a part in each point."""
