@@ -92,7 +92,7 @@ def place_given(database: Path, capture: Capture, use: GivenUse, cfg: MappingCon
     if use is GivenUse.refine:
         _loosely_adjusted(reconstruction, database, fits_px, cfg)
     if len(trusted) < len(capture.photos):
-        reconstruction = _others_placed(reconstruction, database, use, cfg)
+        reconstruction = _others_placed(reconstruction, database, trusted, use, cfg)
     job.notes |= {
         "given_poses": len(poses),
         "given_poses_wrong": len(verdict.wrong),
@@ -223,8 +223,10 @@ def _loosely_adjusted(reconstruction: Any, database: Path, fits_px: float, cfg: 
         mapper.iterative_global_refinement(2, 0.001, options.mapper, adjust, options.triangulation, False)
 
 
-def _others_placed(reconstruction: Any, database: Path, use: GivenUse, cfg: MappingConfig) -> Any:
-    """The ordinary mapping, begun with the given photos."""
+def _others_placed(
+    reconstruction: Any, database: Path, given: Mapping[int, GivenCamera], use: GivenUse, cfg: MappingConfig
+) -> Any:
+    """The ordinary mapping, begun with the given photos, their lenses held."""
     pycolmap = silenced()
     start = database.with_name("given")
     start.mkdir(exist_ok=True)
@@ -232,6 +234,7 @@ def _others_placed(reconstruction: Any, database: Path, use: GivenUse, cfg: Mapp
     options = pipeline_options(cfg)
     options.multiple_models = False
     options.fix_existing_frames = use is GivenUse.use
+    options.constant_cameras = {reconstruction.images[i + 1].camera_id for i in given}
     models = pycolmap.incremental_mapping(database, database.parent, start, options, input_path=start)
     return max(models.values(), key=lambda m: m.num_reg_images(), default=reconstruction)
 

@@ -10,17 +10,18 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from test_pose import CAMERA, draw, pattern, ring
+from test_pose import CAMERA, draw, model_of, pattern, ring
 
 from pose.estimate import PosesConfig, estimate_poses
 from pose.features import FeaturesConfig
-from pose.given import GivenUse
+from pose.given import GivenUse, with_given_points
 from pose.model import Lens
 from pose.scale import GivenUnit, ScaleConfig
+from recon.batch import find_captures
 from recon.capture.given import UPRIGHT_FROM_STORED
 from recon.capture.given_files import read_given_file
 from recon.capture.read import CaptureConfig, read_capture
-from recon.data import Capture, GivenCamera, PosedCapture
+from recon.data import Capture, GivenCamera, GivenPoses, PosedCapture
 from recon.errors import UserError
 from recon.stage import Job
 from recon.transforms import Rigid
@@ -192,6 +193,7 @@ def test_polycam_keyframes_with_depth(tmp_path: Path) -> None:
         camera |= {"fx": 350.0, "fy": 350.0, "cx": 200.0, "cy": 150.0, "width": 400, "height": 300, "blur_score": 90}
         (keyframes / "cameras" / f"{name}.json").write_text(json.dumps(camera))
         Image.fromarray(np.full((48, 64), 1234, np.uint16)).save(keyframes / "depth" / f"{name}.png")
+    assert find_captures(tmp_path) == [source]
     capture, _ = read(source)
     assert capture.given is not None and capture.given.is_metric
     assert [p.name for p in capture.photos] == ["101", "102"]
@@ -225,6 +227,17 @@ def test_masks_and_depth_that_transforms_name(tmp_path: Path) -> None:
     assert depth_z_m is not None and depth_z_m[350].min() == 2.0 and depth_z_m[200].max() == 0
     assert any("cut.png was not used" in w for w in warnings) and any("none.png was not used" in w for w in warnings)
     assert capture.given is not None and capture.given.is_metric
+
+
+def test_photos_are_found_where_the_frames_say(tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    write_capture(source, ["a.jpg", "b.jpg"])
+    (source / "images").rename(source / "rgb")
+    poses = ring(2)
+    write_transforms(source, [frame("rgb/a", poses[0]), frame("rgb/b", poses[1])])
+    capture, warnings = read(source)
+    assert [p.source for p in capture.photos] == ["rgb/a.jpg", "rgb/b.jpg"] and warnings == []
+    assert capture.given is not None and len(capture.given.cameras) == 2
 
 
 def test_what_nerfstudio_applied_is_undone(tmp_path: Path) -> None:
@@ -276,6 +289,23 @@ def test_defects_are_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "json" / "transforms.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         read(tmp_path / "json")
+
+
+def test_given_points_are_added_where_the_photos_confirm_them(tmp_path: Path) -> None:
+    poses = ring(3)
+    model = replace(model_of(poses, CLOUD[:5]), names=("a", "b", "c"), lenses=(TABLE_LENS,) * 3)
+    cameras = tuple(
+        GivenCamera(n, 430.0, 430.0, 243.0, 178.0, 0.0, 0.0, 0.0, 0.0, p) for n, p in zip("abz", poses, strict=True)
+    )
+    pixels = np.concatenate([TABLE_LENS.project(p.apply(CLOUD)) for p in poses])
+    pixels[3] += 9  # in "a": its point keeps "b" alone
+    point_idx, camera_idx = np.tile(np.arange(40), 3), np.repeat(np.arange(3), 40)
+    given = GivenPoses("sparse", cameras, False, CLOUD, point_idx, camera_idx, pixels)
+    full = with_given_points(model, Capture(tmp_path, "x", (), given=given), max_error_px=4.0)
+    added = full.points[5:]
+    assert len(added) == 39 and np.allclose(added, np.delete(CLOUD, 3, 0))
+    assert len(full.obs_px) == 78 and set(full.obs_view_idx) == {0, 1} and full.obs_point_idx.min() == 5
+    assert full.point_error_px[5:].max() < 1e-9
 
 
 # ------------------------------------------------------------------------------------------------ poses

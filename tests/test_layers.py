@@ -19,6 +19,7 @@ SHARED = {
     ("recon.mesh.extract", "recon.surface.query"),
     ("recon.batch", "recon.capture.decode"),
     ("recon.batch", "recon.capture.find"),
+    ("recon.batch", "recon.capture.given"),
 }
 """A mesh is read off a surface field; a batch looks for captures by the file types that the first stage reads."""
 LATE_ONLY = {"pycolmap", "pymeshlab", "av", "nerfstudio", "tinycudann"}

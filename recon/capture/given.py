@@ -36,11 +36,12 @@ def photo_folder(source: Path) -> Path:
         if any((source / cameras).glob("*.json")) and images.is_dir():
             return images
     if (source / "transforms.json").is_file() and not (source / "images").is_dir():
-        content = load_json(source / "transforms.json")
-        frames = content.get("frames") if isinstance(content, dict) else None
-        folders = {
-            PurePosixPath(_plain(str(f.get("file_path", "")))).parent for f in frames or [] if isinstance(f, dict)
-        }
+        try:
+            frames = load_json(source / "transforms.json")["frames"]
+            names = [PurePosixPath(_plain(str(f["file_path"]))) for f in frames]
+        except (UserError, TypeError, KeyError):
+            names = []  # take_given tells what is wrong with the file
+        folders = {name.parent for name in names}
         inside = [source / f for f in folders if not f.is_absolute() and ".." not in f.parts]
         if len(folders) == 1 and inside and inside[0].is_dir() and inside[0] != source:
             return inside[0]
