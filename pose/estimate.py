@@ -112,7 +112,7 @@ def _solve(capture: Capture, cfg: PosesConfig, job: Job) -> tuple[SparseModel, l
         if drop_weak(best, cfg.recover) and (not given or cfg.given is GivenUse.refine):
             refine(best, database, cfg.mapping, lenses_known=given)
         if start is not None:
-            finish_given(best, start, cfg.given, database, cfg.mapping)
+            best = finish_given(best, start, cfg.given, database, cfg.mapping)
         model = model_from_reconstruction(best, capture)
         if start is not None:
             model = with_given_points(model, capture, cfg.mapping.max_error_px)

@@ -102,33 +102,54 @@ def place_given(database: Path, capture: Capture, use: GivenUse, cfg: MappingCon
     return GivenStart(reconstruction, trusted)
 
 
-def finish_given(reconstruction: Any, start: GivenStart, use: GivenUse, database: Path, cfg: MappingConfig) -> None:
-    """Bring a finished model back into the given frame, in place.
+def finish_given(reconstruction: Any, start: GivenStart, use: GivenUse, database: Path, cfg: MappingConfig) -> Any:
+    """A finished model, brought back into the given frame.
 
-    `use` also puts the given cameras back as they were and triangulates anew. Trusted photos that the matches could not
-    place stand where the given poses say.
+    With `use` the given cameras are put back as they were. Trusted photos that the matches could not place stand where
+    the given poses say, with either. Where a pose was put back, the points are triangulated anew.
     """
     pycolmap = silenced()
-    known = {i: c for i, c in start.trusted.items() if i + 1 in reconstruction.images}
-    placed = {i for i in known if reconstruction.images[i + 1].has_pose}
+    posed = {image.image_id - 1 for image in reconstruction.images.values() if image.has_pose}
+    placed = posed & set(start.trusted)
     given_from_model = _given_from_model(reconstruction, {i: start.trusted[i] for i in sorted(placed)})
     reconstruction.transform(pycolmap.Sim3d(given_from_model.matrix()[:3]))
-    restored = {i: c for i, c in known.items() if use is GivenUse.use or i not in placed}
-    _place(reconstruction, restored)
+    restored = {i: c for i, c in start.trusted.items() if use is GivenUse.use or i not in placed}
+    if restored:
+        fixed = set(restored) if use is GivenUse.use else posed | set(restored)
+        reconstruction = _put_back(reconstruction, restored, fixed, use, database, cfg)
+    reconstruction.update_point_3d_errors()
+    return reconstruction
+
+
+def _put_back(
+    reconstruction: Any,
+    restored: Mapping[int, GivenCamera],
+    fixed: set[int],
+    use: GivenUse,
+    database: Path,
+    cfg: MappingConfig,
+) -> Any:
+    """The same photos with some poses as they were given (and, with `use`, their lenses), and points to match.
+
+    fixed: photos that the adjustment of the points leaves where they are.
+    """
+    whole = _loaded(database)
+    for camera_id, camera in reconstruction.cameras.items():
+        whole.cameras[camera_id].model, whole.cameras[camera_id].params = camera.model, camera.params
     if use is GivenUse.use:
         for i, given in restored.items():
-            reconstruction.cameras[reconstruction.images[i + 1].camera_id].params = opencv_params(given)
-        for point_id in list(reconstruction.points3D):
-            reconstruction.delete_point3D(point_id)
-        options = pipeline_options(cfg)
-        options.mapper.filter_max_reproj_error = cfg.max_error_px
-        with _mapper(reconstruction, database) as mapper:
-            _triangulate_all(mapper, options.triangulation)
-            mapper.filter_points(options.mapper)
-        _adjust_around(reconstruction, restored, cfg)
-        with _mapper(reconstruction, database) as mapper:
-            mapper.filter_points(options.mapper)
-    reconstruction.update_point_3d_errors()
+            whole.cameras[whole.images[i + 1].camera_id].params = opencv_params(given)
+    poses = {im.image_id - 1: im.cam_from_world() for im in reconstruction.images.values() if im.has_pose}
+    _place(whole, poses | {i: _pycolmap_pose(c) for i, c in restored.items()})
+    options = pipeline_options(cfg)
+    options.mapper.filter_max_reproj_error = cfg.max_error_px
+    with _mapper(whole, database) as mapper:
+        _triangulate_all(mapper, options.triangulation)
+        mapper.filter_points(options.mapper)
+    _adjust_around(whole, fixed, cfg)
+    with _mapper(whole, database) as mapper:
+        mapper.filter_points(options.mapper)
+    return whole
 
 
 def with_given_points(model: SparseModel, capture: Capture, max_error_px: float) -> SparseModel:
@@ -176,8 +197,8 @@ def _mapper(reconstruction: Any, database: Path) -> Iterator[Any]:
         handle.close()
 
 
-def _triangulated(database: Path, poses: Mapping[int, GivenCamera], fits_px: float, cfg: MappingConfig) -> Any:
-    """A reconstruction of the posed photos and of points that lie within `fits_px` of their features."""
+def _loaded(database: Path) -> Any:
+    """A reconstruction with all photos of a database, none of them placed."""
     pycolmap = silenced()
     handle = pycolmap.Database.open(database)
     try:
@@ -185,7 +206,13 @@ def _triangulated(database: Path, poses: Mapping[int, GivenCamera], fits_px: flo
         reconstruction.load(cached(handle))
     finally:
         handle.close()
-    _place(reconstruction, poses)
+    return reconstruction
+
+
+def _triangulated(database: Path, poses: Mapping[int, GivenCamera], fits_px: float, cfg: MappingConfig) -> Any:
+    """A reconstruction of the posed photos and of points that lie within `fits_px` of their features."""
+    reconstruction = _loaded(database)
+    _place(reconstruction, {i: _pycolmap_pose(c) for i, c in poses.items()})
     options = pipeline_options(cfg).triangulation
     options.complete_max_reproj_error = options.merge_max_reproj_error = fits_px
     options.min_angle = 0.5  # close neighbours judge a pose, though they place no point well
@@ -200,15 +227,16 @@ def _triangulate_all(mapper: Any, options: Any) -> None:
     mapper.complete_and_merge_tracks(options)
 
 
-def _place(reconstruction: Any, poses: Mapping[int, GivenCamera]) -> None:
-    """Register photos (positions in the capture) with the given poses."""
-    pycolmap = silenced()
-    for i, camera in poses.items():
-        image = reconstruction.images[i + 1]
-        frame = reconstruction.frames[image.frame_id]
-        frame.rig_from_world = pycolmap.Rigid3d(camera.cam_from_given.matrix()[:3])
-        if not image.has_pose or image.frame_id not in reconstruction.reg_frame_ids():
-            reconstruction.register_frame(image.frame_id)
+def _pycolmap_pose(camera: GivenCamera) -> Any:
+    return silenced().Rigid3d(camera.cam_from_given.matrix()[:3])
+
+
+def _place(reconstruction: Any, poses: Mapping[int, Any]) -> None:
+    """Register photos (positions in the capture) with poses of pycolmap's."""
+    for i, pose in poses.items():
+        frame = reconstruction.frames[reconstruction.images[i + 1].frame_id]
+        frame.rig_from_world = pose
+        reconstruction.register_frame(frame.frame_id)
 
 
 def _loosely_adjusted(reconstruction: Any, database: Path, fits_px: float, cfg: MappingConfig) -> None:
@@ -259,7 +287,7 @@ def _given_from_model(reconstruction: Any, given: Mapping[int, GivenCamera]) -> 
     return Similarity(scale, rotation, there.mean(0) - scale * here.mean(0))
 
 
-def _adjust_around(reconstruction: Any, fixed: Mapping[int, GivenCamera], cfg: MappingConfig) -> None:
+def _adjust_around(reconstruction: Any, fixed: set[int], cfg: MappingConfig) -> None:
     """Bundle adjustment of the points and of all photos but the fixed ones."""
     pycolmap = silenced()
     config = pycolmap.BundleAdjustmentConfig()
