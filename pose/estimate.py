@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from pose.colmap_io import model_from_reconstruction, work_folder, write_database
+from pose.enrich import Evidence
 from pose.features import FeaturesConfig, PhotoFeatures, detect_all
 from pose.mapping import MappingConfig, map_photos, refine
 from pose.matching import match_pairs
 from pose.model import SparseModel
 from pose.orient import OrientConfig, orient
 from pose.pairs import PairsConfig, choose_pairs
-from pose.recover import RecoverConfig, drop_weak, likely_reason, overlaps_of, recover
+from pose.recover import Means, RecoverConfig, Standing, likely_reason, recover
 from pose.undistort import undistort_all
+from pose.verify import take_back_wrong
 from recon.camera import View
 from recon.data import Capture, LeftOut, PosedCapture
 from recon.errors import UserError
@@ -36,7 +37,7 @@ class PosesConfig:
     """If a smaller share of the photos finds its place, the capture is refused."""
 
 
-@stage(result=PosedCapture, version=1)
+@stage(result=PosedCapture, version=2)
 def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture:
     """Structure from motion over all photos of a capture.
 
@@ -78,45 +79,48 @@ def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture
 
 
 def _solve(capture: Capture, cfg: PosesConfig, job: Job) -> tuple[SparseModel, list[LeftOut]]:
-    """Features, matches, mapping, a second try at lost photos, and a last adjustment."""
+    """Features, matches, mapping, further tries at lost photos, a last adjustment and a last check."""
     n = len(capture.photos)
     features = detect_all(capture, cfg.features, _part(job, 0.0, 0.15))
     with work_folder(job.folder / "sfm") as folder:
-        database = folder / "database.db"
-        write_database(database, capture, features)
+        evidence = Evidence(capture, features, folder / "database.db", cfg.mapping.seed)
+        write_database(evidence.database, capture, features)
         pairs = choose_pairs(features, capture.is_video, cfg.pairs, _part(job, 0.15, 0.2))
-        match_pairs(database, pairs, cfg.mapping.seed, _part(job, 0.2, 0.6))
-        models = map_photos(database, n, cfg.mapping, _part(job, 0.6, 0.8))
-        if not models:
+        match_pairs(evidence.database, pairs, cfg.mapping.seed, _part(job, 0.2, 0.6))
+        models = map_photos(evidence.database, n, cfg.mapping, _part(job, 0.6, 0.8))
+        found = recover(models, evidence, cfg.recover, cfg.features, cfg.mapping, _part(job, 0.8, 0.86))
+        if found.model is None:
             raise UserError(_refusal(0, capture, features))
-        best = models[0]
-        if best.num_reg_images() < n:
-            trying = _part(job, 0.8, 0.86)
-            best = recover(best, database, capture, features, cfg.recover, cfg.features, cfg.mapping, trying)
-        refine(best, database, cfg.mapping)
-        if drop_weak(best, cfg.recover):
-            refine(best, database, cfg.mapping)
-        model = model_from_reconstruction(best, capture)
-        left_out = _lost_photos(model, capture, features, database)
+        refine(found.model, found.database, cfg.mapping)
+        wrong = take_back_wrong(found.model, found.database, cfg.recover.verify, cfg.mapping.seed)
+        if wrong:
+            found.taken_back |= wrong
+            refine(found.model, found.database, cfg.mapping)
+        model = model_from_reconstruction(found.model, capture)
+        left_out = _lost_photos(found, evidence)
     if len(model.names) < max(3, cfg.min_registered_share * n):
         raise UserError(_refusal(len(model.names), capture, features))
-    if len(models) > 1:
-        others = ", ".join(str(m.num_reg_images()) for m in models[1:])
-        job.warn(
-            f"The photos fell into groups that do not connect; the largest was used (the others had {others} photos)."
-        )
     for item in left_out:
         job.warn(f"{item.name} could not be placed: {item.reason}.")
+    _note_means(found, capture, job)
     return model, left_out
 
 
-def _lost_photos(
-    model: SparseModel, capture: Capture, features: Sequence[PhotoFeatures], database: Path
-) -> list[LeftOut]:
-    placed = {i for i, p in enumerate(capture.photos) if p.name in set(model.names)}
+def _note_means(found: Standing, capture: Capture, job: Job) -> None:
+    """Say which photo was won back by which means."""
+    placed = found.placed()
+    job.notes["recovered"] = {capture.photos[i].name: m.value for i, m in sorted(found.won.items()) if i in placed}
+    for means in Means:
+        names = [capture.photos[i].source for i, m in sorted(found.won.items()) if m is means and i in placed]
+        if names:
+            job.warn(f"{', '.join(names)} could be placed only by {means.value}.")
+
+
+def _lost_photos(found: Standing, evidence: Evidence) -> list[LeftOut]:
+    placed = found.placed()
     return [
-        LeftOut(p.source, likely_reason(i, capture, features, overlaps_of(i, placed, database)))
-        for i, p in enumerate(capture.photos)
+        LeftOut(photo.source, likely_reason(i, evidence, found))
+        for i, photo in enumerate(evidence.capture.photos)
         if i not in placed
     ]
 

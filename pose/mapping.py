@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pose.colmap_io import silenced
+from pose.colmap_io import database_name, silenced
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,19 @@ class MappingConfig:
 
 
 def map_photos(
-    database: Path, n_photos: int, cfg: MappingConfig, progress: Callable[[float, float, str], None]
+    database: Path,
+    n_photos: int,
+    cfg: MappingConfig,
+    progress: Callable[[float, float, str], None],
+    only: Sequence[int] = (),
 ) -> list[Any]:
-    """Incremental mapping (Schönberger and Frahm 2016); the models found, the one with most photos first."""
+    """Incremental mapping (Schönberger and Frahm 2016); the models found, the one with most photos first.
+
+    Of all photos, or of those alone whose positions `only` names.
+    """
     pycolmap = silenced()
     options = pipeline_options(cfg)
+    options.image_names = [database_name(i) for i in only]
     placed = 0
 
     def first_pair() -> None:
@@ -47,17 +57,58 @@ def map_photos(
         progress(min(placed, n_photos), n_photos, "placing photos")
 
     pycolmap.set_random_seed(cfg.seed)
-    output = database.with_name("models")
-    output.mkdir(exist_ok=True)
     models = pycolmap.incremental_mapping(
         database,
         database.parent,
-        output,
+        _fresh(database.with_name("models")),
         options,
         initial_image_pair_callback=first_pair,
         next_image_callback=next_photo,
     )
-    return sorted(models.values(), key=lambda m: (-m.num_reg_images(), -m.num_points3D()))
+    return _by_size(models)
+
+
+def map_globally(database: Path, cfg: MappingConfig) -> list[Any]:
+    """Global mapping (GLOMAP; Pan et al. 2024), which has no first pair to go wrong with; models as `map_photos`."""
+    pycolmap = silenced()
+    options = pycolmap.GlobalPipelineOptions()
+    options.random_seed = options.mapper.random_seed = cfg.seed
+    options.mapper.rotation_averaging.random_seed = options.mapper.global_positioning.random_seed = cfg.seed
+    options.mapper.retriangulation.random_seed = cfg.seed
+    pycolmap.set_random_seed(cfg.seed)
+    return _by_size(pycolmap.global_mapping(database, database.parent, _fresh(database.with_name("global")), options))
+
+
+def map_on(model: Any, database: Path, cfg: MappingConfig, min_inliers: int) -> Any:
+    """Go on mapping from a model's cameras, with a lower bar; the points are triangulated anew from `database`.
+
+    The database may hold other features than those that the model was made from. `model` stays as it is.
+    """
+    pycolmap = silenced()
+    options = pipeline_options(dataclasses.replace(cfg, min_inliers=min_inliers))
+    options.min_num_matches = min_inliers
+    options.multiple_models = False
+    start = _fresh(database.with_name("start"))
+    model.write(start)
+    pycolmap.set_random_seed(cfg.seed)
+    known = pycolmap.Reconstruction(start)
+    known = pycolmap.triangulate_points(known, database, database.parent, start, True, options)
+    known.write(start)
+    output = _fresh(database.with_name("models"))
+    models = pycolmap.incremental_mapping(database, database.parent, output, options, input_path=start)
+    return max([known, *models.values()], key=lambda m: m.num_reg_images())
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def _by_size(models: dict[int, Any]) -> list[Any]:
+    """The models of three photos and more; the one with most photos first."""
+    worthy = [m for m in models.values() if m.num_reg_images() >= 3]
+    return sorted(worthy, key=lambda m: (-m.num_reg_images(), -m.num_points3D()))
 
 
 def pipeline_options(cfg: MappingConfig) -> Any:
