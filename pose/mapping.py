@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pose.colmap_io import database_name, silenced
+from pose.intrinsics import IntrinsicsConfig, steady_lenses
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class MappingConfig:
     """Errors beyond this count less and less in the last adjustment."""
     n_robust_iterations: int = 25
     """Steps of the last adjustment, at most; raising it costs time for large captures."""
-    min_views_for_principal_point: int = 12
-    """With fewer photos of one lens its principal point stays in the middle: too few to tell it from a rotation."""
+    intrinsics: IntrinsicsConfig = field(default_factory=IntrinsicsConfig)
+    """What is known of a lens beforehand."""
 
 
 def map_photos(
@@ -123,24 +123,20 @@ def pipeline_options(cfg: MappingConfig) -> Any:
 
 
 def refine(reconstruction: Any, database: Path, cfg: MappingConfig) -> None:
-    """Adjust everything once more, in place, with the principal point free where enough photos share a lens.
+    """Adjust everything once more, in place, with the principal point free as far as the photos determine it.
 
     A principal point that is held in the middle of the photo turns the cameras by the angle it is off: a few tenths of
     a degree for a phone.
     """
     pycolmap = silenced()
     options = pipeline_options(cfg)
-    n_views = Counter(image.camera_id for image in reconstruction.images.values() if image.has_pose)
-    well_known = {camera for camera, n in n_views.items() if n >= cfg.min_views_for_principal_point}
     adjust = pycolmap.BundleAdjustmentOptions()
     adjust.print_summary = False
-    adjust.refine_principal_point = bool(well_known)
     mapper_options = options.mapper
-    if well_known:  # lenses of few photos keep what the mapping found for them
-        mapper_options.constant_cameras = set(n_views) - well_known
     mapper_options.filter_max_reproj_error = cfg.max_error_px
     handle = pycolmap.Database.open(database)
     try:
+        start = {camera.camera_id: camera for camera in handle.read_all_cameras()}
         cache = pycolmap.DatabaseCache.create(handle, pycolmap.DatabaseCacheOptions())
         mapper = pycolmap.IncrementalMapper(cache)
         mapper.begin_reconstruction(reconstruction)
@@ -149,7 +145,7 @@ def refine(reconstruction: Any, database: Path, cfg: MappingConfig) -> None:
         adjust.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
         adjust.ceres.loss_function_scale = cfg.robust_scale_px
         adjust.ceres.solver_options.max_num_iterations = cfg.n_robust_iterations
-        mapper.adjust_global_bundle(mapper_options, adjust)
+        steady_lenses(reconstruction, start, adjust, cfg.intrinsics)
         mapper.filter_points(mapper_options)
         mapper.end_reconstruction(False)
     finally:
