@@ -8,14 +8,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 from scipy.spatial import cKDTree
 
 from pose.colmap_io import database_name, silenced, write_database
 from pose.features import FeaturesConfig, PhotoFeatures, kept, root_sift
 from pose.matching import match_pairs, read_matches, verification_options
-from recon.data import Capture
+from recon.data import Capture, Photo
 
 Detector = Callable[[UInt8[np.ndarray, "h w"]], PhotoFeatures]
 """Finds the features of a grey photo."""
@@ -33,6 +33,16 @@ class Evidence:
     """Of each photo; new ones are appended, so that the indices of the old ones stay true."""
     database: Path
     seed: int = 0
+    region: Bool[np.ndarray, "h w"] | None = None
+    """The part of the photos, at any size, that features may come from; None is all."""
+
+
+def inside(region: Bool[np.ndarray, "h w"], found: PhotoFeatures, photo: Photo) -> Bool[np.ndarray, " n"]:
+    """Which features of a photo lie in a region."""
+    h, w = region.shape
+    col = np.clip((found.keypoints[:, 0] * w / photo.width_px).astype(int), 0, w - 1)
+    row = np.clip((found.keypoints[:, 1] * h / photo.height_px).astype(int), 0, h - 1)
+    return region[row, col]
 
 
 def enrich(
@@ -50,8 +60,12 @@ def enrich(
     none = PhotoFeatures(np.zeros((0, 4), np.float32), np.zeros((0, 128), np.uint8))
     fresh = [none] * len(evidence.features)
     for done, i in enumerate(positions, 1):
-        with Image.open(evidence.capture.image_path(evidence.capture.photos[i].name)) as image:
+        photo = evidence.capture.photos[i]
+        with Image.open(evidence.capture.image_path(photo.name)) as image:
             fresh[i] = detector(np.asarray(image.convert("L")))
+        if evidence.region is not None:
+            keep = inside(evidence.region, fresh[i], photo)
+            fresh[i] = PhotoFeatures(fresh[i].keypoints[keep], fresh[i].descriptors[keep])
         progress(0.3 * done, len(positions), "finding more features")
     scratch = evidence.database.with_name("scratch.db")
     write_database(scratch, evidence.capture, fresh)
@@ -88,7 +102,7 @@ def joined(old: PhotoFeatures, new: PhotoFeatures) -> tuple[PhotoFeatures, Int[n
     return PhotoFeatures(keypoints, np.concatenate([old.descriptors, new.descriptors[added]])), index
 
 
-def _rewrite(evidence: Evidence, found: dict[tuple[int, int], Int[np.ndarray, "n 2"]], min_inliers: int) -> None:
+def _rewrite(evidence: Evidence, found: dict[tuple[int, int], Int[np.ndarray, "_ 2"]], min_inliers: int) -> None:
     """A new database with the joined features: old geometries as they were, pairs with new matches verified anew."""
     pycolmap = silenced()
     target = evidence.database.with_name("richer.db")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from pose.colmap_io import model_from_reconstruction, work_folder, write_database
+from pose.diagnose import Trouble, diagnose, only_turned, sentence
 from pose.enrich import Evidence
 from pose.features import FeaturesConfig, PhotoFeatures, detect_all
 from pose.mapping import MappingConfig, map_photos, refine
@@ -15,7 +18,8 @@ from pose.matching import match_pairs
 from pose.model import SparseModel
 from pose.orient import OrientConfig, orient
 from pose.pairs import PairsConfig, choose_pairs
-from pose.recover import Means, RecoverConfig, Standing, likely_reason, recover
+from pose.recover import Means, Progress, RecoverConfig, Standing, likely_reason, recover
+from pose.turntable import TurntableConfig, moving_features, stands_still, swept_region
 from pose.undistort import undistort_all
 from pose.verify import take_back_wrong
 from recon.camera import View
@@ -32,6 +36,7 @@ class PosesConfig:
     pairs: PairsConfig = field(default_factory=PairsConfig)
     mapping: MappingConfig = field(default_factory=MappingConfig)
     recover: RecoverConfig = field(default_factory=RecoverConfig)
+    turntable: TurntableConfig = field(default_factory=TurntableConfig)
     orient: OrientConfig = field(default_factory=OrientConfig)
     min_registered_share: float = 0.5
     """If a smaller share of the photos finds its place, the capture is refused."""
@@ -73,6 +78,7 @@ def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture
             "n_registered": float(len(views)),
             "mean_reprojection_error_px": float(model.point_error_px.mean()),
             "n_points": float(len(model.points)),
+            "turntable": float(job.notes.get("turntable", False)),
             "mean_track_length": len(model.obs_point_idx) / len(model.points),
         },
     )
@@ -83,27 +89,52 @@ def _solve(capture: Capture, cfg: PosesConfig, job: Job) -> tuple[SparseModel, l
     n = len(capture.photos)
     features = detect_all(capture, cfg.features, _part(job, 0.0, 0.15))
     with work_folder(job.folder / "sfm") as folder:
-        evidence = Evidence(capture, features, folder / "database.db", cfg.mapping.seed)
-        write_database(evidence.database, capture, features)
-        pairs = choose_pairs(features, capture.is_video, cfg.pairs, _part(job, 0.15, 0.2))
-        match_pairs(evidence.database, pairs, cfg.mapping.seed, _part(job, 0.2, 0.6))
+        evidence = _gather(capture, features, folder / "database.db", cfg, _part(job, 0.15, 0.6))
+        if stands_still(evidence.database, features, cfg.turntable):
+            evidence = _without_background(evidence, cfg, job)
+        if only_turned(evidence):
+            raise UserError(sentence(capture, 0, Trouble.turned))
         models = map_photos(evidence.database, n, cfg.mapping, _part(job, 0.6, 0.8))
         found = recover(models, evidence, cfg.recover, cfg.features, cfg.mapping, _part(job, 0.8, 0.86))
         if found.model is None:
-            raise UserError(_refusal(0, capture, features))
+            raise UserError(sentence(capture, 0, diagnose(evidence)))
         refine(found.model, found.database, cfg.mapping)
         wrong = take_back_wrong(found.model, found.database, cfg.recover.verify, cfg.mapping.seed)
         if wrong:
             found.taken_back |= wrong
             refine(found.model, found.database, cfg.mapping)
         model = model_from_reconstruction(found.model, capture)
+        if len(model.names) < max(3, cfg.min_registered_share * n):
+            raise UserError(sentence(capture, len(model.names), diagnose(evidence)))
         left_out = _lost_photos(found, evidence)
-    if len(model.names) < max(3, cfg.min_registered_share * n):
-        raise UserError(_refusal(len(model.names), capture, features))
     for item in left_out:
         job.warn(f"{item.name} could not be placed: {item.reason}.")
     _note_means(found, capture, job)
     return model, left_out
+
+
+def _gather(
+    capture: Capture, features: Sequence[PhotoFeatures], database: Path, cfg: PosesConfig, progress: Progress
+) -> Evidence:
+    """A database with the features and the verified matches of the pairs worth matching."""
+    write_database(database, capture, features)
+    pairs = choose_pairs(features, capture.is_video, cfg.pairs, lambda d, t, note: progress(0.1 * d, t, note))
+    match_pairs(database, pairs, cfg.mapping.seed, lambda d, t, note: progress(0.1 * t + 0.9 * d, t, note))
+    return Evidence(capture, list(features), database, cfg.mapping.seed)
+
+
+def _without_background(evidence: Evidence, cfg: PosesConfig, job: Job) -> Evidence:
+    """The evidence of what turns before a standing camera. Raises UserError where nothing turns."""
+    capture = evidence.capture
+    region = swept_region(capture, cfg.turntable)
+    if region.mean() < cfg.turntable.min_moving_area:
+        raise UserError(sentence(capture, 0, Trouble.still))
+    if region.mean() < cfg.turntable.max_moving_area:
+        job.notes["turntable"] = True
+        job.warn("The camera stood still while the object turned; the background was left out.")
+    features = moving_features(evidence, region, cfg.turntable)
+    gathered = _gather(capture, features, evidence.database, cfg, _part(job, 0.15, 0.6))
+    return dataclasses.replace(gathered, region=region)
 
 
 def _note_means(found: Standing, capture: Capture, job: Job) -> None:
@@ -123,20 +154,6 @@ def _lost_photos(found: Standing, evidence: Evidence) -> list[LeftOut]:
         for i, photo in enumerate(evidence.capture.photos)
         if i not in placed
     ]
-
-
-def _refusal(n_placed: int, capture: Capture, features: Sequence[PhotoFeatures]) -> str:
-    """What to tell the user where too few photos found their place, with the likeliest remedy."""
-    n = len(capture.photos)
-    blurred = sum(p.sharpness < 0.5 for p in capture.photos)
-    if np.median([len(f.keypoints) for f in features]) < 300:
-        remedy = "put the object on something with a busy pattern, such as a newspaper, and use more light"
-    elif blurred > n / 4:
-        remedy = f"hold the phone still ({blurred} photos are blurred) and use more light"
-    else:
-        remedy = "take more photos with large overlap, a step of about 10 degrees each, of an object that stands still"
-    found = f"only {n_placed} of" if n_placed else "none of"
-    return f"For {capture.name}, {found} {n} photos could be placed in one common scene; {remedy}."
 
 
 def _part(job: Job, start: float, end: float) -> Callable[[float, float, str], None]:

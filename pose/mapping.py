@@ -141,13 +141,16 @@ def refine(reconstruction: Any, database: Path, cfg: MappingConfig) -> None:
         mapper = pycolmap.IncrementalMapper(cache)
         mapper.begin_reconstruction(reconstruction)
         mapper.iterative_global_refinement(3, 0.0005, mapper_options, adjust, options.triangulation, True)
-        # The errors have long tails (weak features, moved highlights): a loss that grows slowly gives better cameras.
-        adjust.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
-        adjust.ceres.loss_function_scale = cfg.robust_scale_px
-        adjust.ceres.solver_options.max_num_iterations = cfg.n_robust_iterations
-        steady_lenses(reconstruction, start, adjust, cfg.intrinsics)
-        mapper.filter_points(mapper_options)
         mapper.end_reconstruction(False)
     finally:
         handle.close()
+    reconstruction.tear_down()  # photos without a pose are in nobody's way now
+    # The errors have long tails (weak features, moved highlights): a loss that grows slowly gives better cameras.
+    adjust.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    adjust.ceres.loss_function_scale = cfg.robust_scale_px
+    adjust.ceres.solver_options.max_num_iterations = cfg.n_robust_iterations
+    steady_lenses(reconstruction, start, adjust, cfg.intrinsics)
+    pycolmap.ObservationManager(reconstruction).filter_all_points3D(
+        cfg.max_error_px, mapper_options.filter_min_tri_angle
+    )
     reconstruction.update_point_3d_errors()

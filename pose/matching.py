@@ -55,7 +55,7 @@ def verification_options(seed: int, min_inliers: int) -> Any:
     return options
 
 
-def read_matches(database: Path) -> dict[tuple[int, int], Int[np.ndarray, "n 2"]]:
+def read_matches(database: Path) -> dict[tuple[int, int], Int[np.ndarray, "_ 2"]]:
     """The verified matches of each pair of photos (positions in the capture, the smaller first) as feature indices."""
     pycolmap = silenced()
     handle = pycolmap.Database.open(database)
@@ -67,6 +67,23 @@ def read_matches(database: Path) -> dict[tuple[int, int], Int[np.ndarray, "n 2"]
     for pair_id, geometry in zip(ids, geometries, strict=True):
         a, b = pycolmap.pair_id_to_image_pair(pair_id)
         matches = np.asarray(geometry.inlier_matches, np.int64).reshape(-1, 2)
+        if len(matches):
+            out[a - 1, b - 1] = matches
+    return out
+
+
+def read_raw_matches(database: Path) -> dict[tuple[int, int], Int[np.ndarray, "_ 2"]]:
+    """The matches of each pair of photos before any geometry was asked of them, as `read_matches`."""
+    pycolmap = silenced()
+    handle = pycolmap.Database.open(database)
+    try:
+        found = handle.read_all_matches()
+    finally:
+        handle.close()
+    out = {}
+    for pair_id, rows in zip(*found, strict=True):
+        a, b = pycolmap.pair_id_to_image_pair(pair_id)
+        matches = np.asarray(rows, np.int64).reshape(-1, 2)
         if len(matches):
             out[a - 1, b - 1] = matches
     return out

@@ -42,6 +42,8 @@ class RecoverConfig:
     """How hard lost photos are tried."""
 
     verify: VerifyConfig = field(default_factory=VerifyConfig)
+    hardest: Means = Means.mapped_globally
+    """The last of the means that is tried; each costs more time than the one before."""
     min_inliers: int = 14
     """Fewest points that must agree before a lost photo is placed; the check comes after. Lower tries more places."""
     n_partners: int = 24
@@ -92,7 +94,7 @@ def recover(
     groups = list(models[1:])
     for rung, means in enumerate(Means):
         lost = sorted(set(range(n)) - standing.placed())
-        if not lost:
+        if not lost or rung > list(Means).index(cfg.hardest):
             break
 
         def part(done: float, total: float, note: str, rung: int = rung) -> None:
