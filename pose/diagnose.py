@@ -18,7 +18,7 @@ from recon.data import Capture, read_rgb
 FEW_FEATURES = 300
 """A photo with fewer features is plain: an ordinary one has thousands."""
 BLURRED = 0.62
-"""Perceptual blur (Crete et al. 2007; 0 sharp, 1 nothing left) above which a photo is blurred; sharp ones have 0.3 to 0.5."""
+"""Perceptual blur (Crete et al. 2007; 0 sharp, 1 nothing left) above which a photo is blurred; sharp ones reach 0.5."""
 MIN_PAIR_MATCHES = 30
 """Pairs of photos with fewer matches say too little about how the camera moved."""
 MAX_PARALLAX = 0.004

@@ -91,9 +91,9 @@ def moving_features(evidence: Evidence, region: Bool[np.ndarray, "h w"], cfg: Tu
     n_all = [np.zeros(len(f.keypoints), int) for f in features]
     matches = read_raw_matches(evidence.database)
     for (i, j), (_, still) in _still_counts(matches, features, cfg).items():
-        for k, photo in ((0, i), (1, j)):
-            np.add.at(n_still[photo], matches[i, j][:, k], still)
-            np.add.at(n_all[photo], matches[i, j][:, k], 1)
+        for side, position in ((0, i), (1, j)):
+            np.add.at(n_still[position], matches[i, j][:, side], still)
+            np.add.at(n_all[position], matches[i, j][:, side], 1)
     out = []
     for photo, found, n, total in zip(evidence.capture.photos, features, n_still, n_all, strict=True):
         keep = inside(region, found, photo) & ~((n >= 2) & (2 * n >= total))

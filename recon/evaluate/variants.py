@@ -16,12 +16,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+import trimesh
 from jaxtyping import Float64, UInt8
 from PIL import Image
 
 from pose.features import kept
 from recon.data import read_mask, read_rgb
 from recon.errors import UserError
+from recon.evaluate.score import read_views
 from recon.transforms import Rigid, Similarity, umeyama
 
 PHOTO_TYPES = {".jpg", ".jpeg", ".png", ".webp", ".heic"}
@@ -39,6 +41,7 @@ class Variant(Enum):
     every_3rd = "every 3rd photo"
     half_features = "half the features"
     no_table = "all but the object painted out"
+    turntable = "the object and a disc of the table before a background that stands still"
 
     @property
     def step(self) -> int:
@@ -60,25 +63,56 @@ def photos_of(folder: Path) -> list[Path]:
 def make_variant(capture_folder: Path, variant: Variant, target_folder: Path) -> Path:
     """Write a variant's photos into `target_folder/images`, and return `target_folder`.
 
-    Raises UserError where `no_table` is asked of a capture without true masks (`gt/masks`).
+    Raises UserError where `no_table` or `turntable` is asked of a capture without truth (`gt/`).
     """
     images = target_folder / "images"
     images.mkdir(parents=True, exist_ok=True)
-    for path in photos_of(capture_folder)[:: variant.step]:
-        if variant is not Variant.no_table:
+    photos = photos_of(capture_folder)[:: variant.step]
+    if variant not in (Variant.no_table, Variant.turntable):
+        for path in photos:
             shutil.copyfile(path, images / path.name)
-            continue
-        mask_path = capture_folder / "gt" / "masks" / f"{path.stem}.png"
-        if not mask_path.exists():
-            raise UserError(
-                f"{capture_folder} has no true masks (gt/masks/{path.stem}.png), so its table cannot be painted out; "
-                "leave this variant out for captures without truth."
-            )
-        with Image.open(path) as photo:
-            exif = photo.getexif()
-        painted = paint_out(read_rgb(path), read_mask(mask_path))
-        Image.fromarray(painted).save(images / f"{path.stem}.jpg", "JPEG", quality=92, exif=exif)
+        return target_folder
+    if not (capture_folder / "gt" / "masks").is_dir():
+        raise UserError(
+            f"{capture_folder} has no true masks (gt/masks), so the variant {variant.name} cannot be made; "
+            "leave it out for captures without truth."
+        )
+    masks = {p: read_mask(capture_folder / "gt" / "masks" / f"{p.stem}.png") for p in photos}
+    if variant is Variant.turntable:
+        for path, disc in zip(photos, _discs(capture_folder, photos), strict=True):
+            masks[path] = np.maximum(masks[path], disc)
+        hole = cv2.dilate(masks[photos[0]], np.ones((9, 9), np.uint8))
+        room = cv2.inpaint(np.ascontiguousarray(read_rgb(photos[0])), hole, 5, cv2.INPAINT_TELEA)
+    for path, mask in masks.items():
+        photo = read_rgb(path)
+        changed = (
+            paint_out(photo, mask) if variant is Variant.no_table else np.where(mask[..., None] >= 128, photo, room)
+        )
+        with Image.open(path) as original:
+            exif = original.getexif()
+        Image.fromarray(changed).save(images / f"{path.stem}.jpg", "JPEG", quality=92, exif=exif)
     return target_folder
+
+
+def _discs(capture_folder: Path, photos: Sequence[Path]) -> list[UInt8[np.ndarray, "h w"]]:
+    """Where a disc of the table under the object, half as wide again as the object, lies in each photo."""
+    mesh: Any = trimesh.load(capture_folder / "gt" / "mesh.ply", process=False)
+    low, high = mesh.bounds
+    radius = 0.75 * float(np.linalg.norm((high - low)[:2]))
+    angle = np.linspace(0, 2 * np.pi, 181)
+    rim = np.stack([np.cos(angle), np.sin(angle), 0 * angle], 1) * radius + [*(low + high)[:2] / 2, 0]
+    by_name = {t.view.name: t for t in read_views(capture_folder / "gt" / "transforms.json")}
+    discs = []
+    for path in photos:
+        true = by_name[path.stem]
+        c, ideal = true.view.camera, true.view.cam_from_world.apply(rim)
+        x, y = (ideal[:, :2] / ideal[:, 2:]).T
+        r2 = x * x + y * y
+        bent = 1 + true.k1 * r2 + true.k2 * r2 * r2
+        pixels = np.stack([c.fx_px * x * bent + c.cx_px, c.fy_px * y * bent + c.cy_px], 1)
+        disc = np.zeros((c.height_px, c.width_px), np.uint8)
+        discs.append(np.asarray(cv2.fillPoly(disc, [np.rint(pixels - 0.5).astype(np.int32)], 255), np.uint8))
+    return discs
 
 
 def paint_out(photo: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
