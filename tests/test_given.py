@@ -9,8 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from drawn_box import CAMERA, draw, pattern, ring
 from PIL import Image
-from test_pose import CAMERA, draw, model_of, pattern, ring
+from test_pose import model_of
 
 from pose.estimate import PosesConfig, estimate_poses
 from pose.features import FeaturesConfig

@@ -10,8 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from drawn_box import draw, pattern, ring
 from PIL import Image
-from test_pose import draw, model_of, pattern, ring, table_and_blob
+from test_pose import model_of, table_and_blob
 
 from pose.markers import MarkerDictionary, SeenMarkers, find_markers, marker_sides, triangulate
 from pose.model import Lens, SparseModel
