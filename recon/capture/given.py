@@ -81,10 +81,11 @@ class _Upright:
 
     @staticmethod
     def of(path: Path, photo: Photo) -> _Upright:
-        if not path.is_file():  # a frame of a video
+        try:
+            with Image.open(path) as image:
+                return _Upright(photo, read_lens_tags(image).orientation)
+        except OSError:  # a frame of a video, or raw data, which its decoder turned upright
             return _Upright(photo, 1)
-        with Image.open(path) as image:
-            return _Upright(photo, read_lens_tags(image).orientation)
 
     def quarter_turn(self, size_px: tuple[int, int] | None) -> np.ndarray | None:
         """Turn of the image axes from a picture of the given size to the upright photo; None where none fits its shape.
