@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE = {f"recon.{name}" for name in ("data", "transforms", "camera", "device", "stage", "errors")} | {"recon"}
-COMPOSERS = {"recon.pipeline", "recon.config"}
+COMPOSERS = {"recon.pipeline", "recon.config", "recon.check"}
 SHARED = {
     ("recon.mesh.extract", "recon.surface.query"),
     ("recon.batch", "recon.capture.decode"),
@@ -24,7 +24,7 @@ SHARED = {
 }
 """A mesh is read off a surface field; a batch looks for captures by the file types that the first stage reads; the
 judge of poses takes features out by the rule of the stage that it judges."""
-LATE_ONLY = {"pycolmap", "pymeshlab", "av", "nerfstudio", "tinycudann"}
+LATE_ONLY = {"pycolmap", "pymeshlab", "av", "rawpy", "nerfstudio", "tinycudann"}
 """Slow to import or optional: allowed inside the functions that need them, never at the top of a module."""
 
 
