@@ -278,7 +278,7 @@ def test_defects_are_told_in_a_sentence(tmp_path: Path) -> None:
         told("bad", bad)
     capture, warnings = told("missing", [*good, frame("images/z.jpg", poses[3])])
     assert capture.given is not None and len(capture.given.cameras) == 3
-    assert any("1 photos that are not here (images/z.jpg)" in w for w in warnings)
+    assert any("1 photos that are not here or were left out (images/z.jpg)" in w for w in warnings)
     with pytest.raises(UserError, match="names none of the photos"):
         told("strangers", [frame("images/z.jpg", poses[3])])
     with pytest.raises(UserError, match="intrinsics"):

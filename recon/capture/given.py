@@ -125,7 +125,9 @@ def _match(file: GivenFile, photos: Sequence[Photo], source: Path, job: Job) -> 
     for sentence in file.problems:
         job.warn(sentence)
     if unknown:
-        job.warn(f"{where} has cameras for {len(unknown)} photos that are not here ({_some(unknown)}).")
+        job.warn(
+            f"{where} has cameras for {len(unknown)} photos that are not here or were left out ({_some(unknown)})."
+        )
     without = [p.source for i, p in enumerate(photos) if i not in found]
     if without:
         job.warn(f"{where} has no camera for {len(without)} photos ({_some(without)}); they are placed by matching.")
