@@ -54,14 +54,15 @@ class Scale:
 
     metres_per_unit: float
     uncertainty: float | None
-    """Relative: the spread of the single measurements over the square root of their number; None where not measured."""
+    """Relative: the spread of the single measurements (they share causes, so it is not divided by the square root of
+    their number); None where not measured."""
     source: str
     """In words."""
-    spread: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
 
     def stats(self) -> dict[str, float]:
         """Figures for the report."""
-        return self.spread if self.uncertainty is None else self.spread | {"scale_uncertainty": self.uncertainty}
+        return self.counts if self.uncertainty is None else self.counts | {"scale_uncertainty": self.uncertainty}
 
 
 def find_scale(
@@ -117,9 +118,9 @@ def _from_markers(
     spread = _spread(sides.lengths) / middle
     return Scale(
         cfg.marker_side_m / middle,
-        float(spread / np.sqrt(len(sides.lengths))),
+        spread,
         f"{sides.n_markers} printed {'marker' if sides.n_markers == 1 else 'markers'} ({sides.dictionary.value})",
-        {"marker_side_spread": spread, "n_markers": float(sides.n_markers), "n_marker_views": float(sides.n_views)},
+        {"n_markers": float(sides.n_markers), "n_marker_views": float(sides.n_views)},
     )
 
 
@@ -147,9 +148,9 @@ def _from_depth(capture: Capture, model: SparseModel) -> Scale | None:
     spread = _spread(np.array(ratios)) / middle
     return Scale(
         middle,
-        float(spread / np.sqrt(len(ratios))),
+        spread,
         f"{len(ratios)} depth maps",
-        {"depth_scale_spread": spread, "n_depth_maps": float(len(ratios))},
+        {"n_depth_maps": float(len(ratios))},
     )
 
 
