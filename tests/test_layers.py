@@ -19,8 +19,11 @@ SHARED = {
     ("recon.mesh.extract", "recon.surface.query"),
     ("recon.batch", "recon.capture.decode"),
     ("recon.batch", "recon.capture.find"),
+    ("recon.batch", "recon.capture.given"),
+    ("recon.evaluate.variants", "pose.features"),
 }
-"""A mesh is read off a surface field; a batch looks for captures by the file types that the first stage reads."""
+"""A mesh is read off a surface field; a batch looks for captures by the file types that the first stage reads; the
+judge of poses takes features out by the rule of the stage that it judges."""
 LATE_ONLY = {"pycolmap", "pymeshlab", "av", "rawpy", "nerfstudio", "tinycudann"}
 """Slow to import or optional: allowed inside the functions that need them, never at the top of a module."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recon.capture.decode import PHOTO_SUFFIXES, RAW_SUFFIXES
+from recon.capture.given import photo_folder
 from recon.data import LeftOut
 from recon.errors import UserError
 
@@ -39,8 +40,8 @@ class Source:
 def find_files(source: Path) -> Source:
     """Look at a folder of photos and videos (its own files or those in `images/`), or at a video file.
 
-    Videos count where there are fewer than MIN_PHOTOS_ALONE photos. No other subfolder is looked into except `masks/`.
-    Raises UserError where nothing usable is there.
+    An export's photos are found where `photo_folder` says. Videos count where there are fewer than MIN_PHOTOS_ALONE
+    photos. No other subfolder is looked into except `masks/`. Raises UserError where nothing usable is there.
     """
     if not source.exists():
         raise UserError(f"{source} does not exist; give a folder of photos or a video file.")
@@ -49,7 +50,7 @@ def find_files(source: Path) -> Source:
             raise UserError(f"{source} is not a video; give the folder that holds all photos of the object.")
         return Source(source.parent, (), (source,), {}, (), "")
     here = _files(source)
-    inside = _files(source / "images")
+    inside = _files(photo_folder(source))
     use_inside = any(_is_photo(f) for f in inside)
     files = inside if use_inside else here
     photos, left_out = _without_copies([f for f in files if _is_photo(f)], source)

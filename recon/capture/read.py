@@ -17,6 +17,7 @@ from recon.capture.choose import Candidate, ChoiceConfig, choose_photos
 from recon.capture.decode import decode_mask, decode_photo, save_jpeg
 from recon.capture.exif import focal_px
 from recon.capture.find import Source, find_files, unique_names
+from recon.capture.given import take_given
 from recon.capture.quality import (
     are_all_blurred,
     detail_profile,
@@ -73,6 +74,7 @@ def read_capture(source: Path, cfg: CaptureConfig, job: Job) -> Capture:
             f"{source} has {'only one usable photo' if photos else 'no usable photo'}{why}; "
             "take 20 to 60 overlapping photos all around the object."
         )
+    given = take_given(source, photos, job)
     job.notes |= {"n_photos": len(photos), "n_masks": sum(1 for _ in (job.folder / "masks").glob("*.png"))}
     capture = Capture(
         folder=job.folder,
@@ -80,6 +82,7 @@ def read_capture(source: Path, cfg: CaptureConfig, job: Job) -> Capture:
         photos=tuple(photos),
         left_out=(*found.left_out, *damaged, *unused),
         is_video=bool(found.videos),
+        given=given,
     )
     _warn_about_quality(capture, measured, job)
     return capture
