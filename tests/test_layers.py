@@ -21,9 +21,10 @@ SHARED = {
     ("recon.batch", "recon.capture.find"),
     ("recon.batch", "recon.capture.given"),
     ("recon.evaluate.variants", "pose.features"),
+    ("recon.evaluate.preprocess", "recon.isolate.box"),
 }
 """A mesh is read off a surface field; a batch looks for captures by the file types that the first stage reads; the
-judge of poses takes features out by the rule of the stage that it judges."""
+judges of poses and of boxes go by the rules of the stages that they judge."""
 LATE_ONLY = {"pycolmap", "pymeshlab", "av", "rawpy", "nerfstudio", "tinycudann"}
 """Slow to import or optional: allowed inside the functions that need them, never at the top of a module."""
 
