@@ -20,7 +20,7 @@ from pose.colmap_io import silenced
 class IntrinsicsConfig:
     """What is known of a lens before its photos are looked at: standard deviations."""
 
-    principal_point: float = 0.006
+    principal_point: float = 0.008
     """Of the principal point from the photo's middle, as a share of the long side; phones are a few pixels off."""
     exif_focal: float = 0.03
     """Of the focal length from EXIF's, as a share; EXIF rounds to a millimetre."""

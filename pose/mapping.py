@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ class MappingConfig:
     """Errors beyond this count less and less in the last adjustment."""
     n_robust_iterations: int = 25
     """Steps of the last adjustment, at most; raising it costs time for large captures."""
+    min_views_for_distortion: int = 10
+    """While photos are placed, a lens with fewer photos keeps what EXIF says of it; the last adjustment frees it."""
     intrinsics: IntrinsicsConfig = field(default_factory=IntrinsicsConfig)
     """What is known of a lens beforehand."""
 
@@ -43,7 +46,7 @@ def map_photos(
     Of all photos, or of those alone whose positions `only` names.
     """
     pycolmap = silenced()
-    options = pipeline_options(cfg)
+    options = pipeline_options(database, cfg)
     options.image_names = [database_name(i) for i in only]
     placed = 0
 
@@ -85,7 +88,7 @@ def map_on(model: Any, database: Path, cfg: MappingConfig, min_inliers: int) -> 
     The database may hold other features than those that the model was made from. `model` stays as it is.
     """
     pycolmap = silenced()
-    options = pipeline_options(dataclasses.replace(cfg, min_inliers=min_inliers))
+    options = pipeline_options(database, dataclasses.replace(cfg, min_inliers=min_inliers))
     options.min_num_matches = min_inliers
     options.multiple_models = False
     start = _fresh(database.with_name("start"))
@@ -111,15 +114,27 @@ def _by_size(models: dict[int, Any]) -> list[Any]:
     return sorted(worthy, key=lambda m: (-m.num_reg_images(), -m.num_points3D()))
 
 
-def pipeline_options(cfg: MappingConfig) -> Any:
-    """pycolmap's mapping options."""
-    options = silenced().IncrementalPipelineOptions()
+def pipeline_options(database: Path, cfg: MappingConfig) -> Any:
+    """pycolmap's mapping options for the photos of a database."""
+    pycolmap = silenced()
+    options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = cfg.seed
     options.load_all_images = True  # a photo without matches may still have a given pose
     options.extract_colors = False  # colours are taken from the undistorted photos
     options.min_model_size = 3
     options.max_num_models = 3
     options.mapper.abs_pose_min_num_inliers = cfg.min_inliers
+    handle = pycolmap.Database.open(database)
+    try:
+        n_photos = Counter(image.camera_id for image in handle.read_all_images())
+        known = {camera.camera_id for camera in handle.read_all_cameras() if camera.has_prior_focal_length}
+    finally:
+        handle.close()
+    # Two or three views bend a free lens beyond reason, and every photo after them is then refused.
+    few = {camera for camera, n in n_photos.items() if n < cfg.min_views_for_distortion}
+    options.constant_cameras = options.mapper.constant_cameras = few & known
+    if few == set(n_photos):
+        options.ba_refine_extra_params = options.mapper.abs_pose_refine_extra_params = False
     return options
 
 
@@ -138,10 +153,11 @@ def refine(reconstruction: Any, database: Path, cfg: MappingConfig) -> None:
     a degree for a phone.
     """
     pycolmap = silenced()
-    options = pipeline_options(cfg)
+    options = pipeline_options(database, cfg)
     adjust = pycolmap.BundleAdjustmentOptions()
     adjust.print_summary = False
     mapper_options = options.mapper
+    mapper_options.constant_cameras = set()
     mapper_options.filter_max_reproj_error = cfg.max_error_px
     handle = pycolmap.Database.open(database)
     try:
