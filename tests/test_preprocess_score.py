@@ -85,5 +85,5 @@ def test_faults_are_measured(perfect: tuple[PosedCapture, ObjectRegion], tmp_pat
 
 def test_too_few_cameras_are_an_error(perfect: tuple[PosedCapture, ObjectRegion]) -> None:
     posed, region = perfect
-    with pytest.raises(ValueError, match="2 photos of .* have a pose"):
+    with pytest.raises(ValueError, match=r"2 photos of .* have a pose"):
         score_preprocess(replace(posed, views=posed.views[:2]), region, 9, OWL)
