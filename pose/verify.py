@@ -18,6 +18,10 @@ from pose.colmap_io import silenced
 from pose.fold import FoldConfig, folded_away
 
 
+FOLDED = "it shows another side of an object whose sides look alike"
+"""Why the views of the smaller side of a folded model were taken back."""
+
+
 @dataclass(frozen=True)
 class VerifyConfig:
     """What a placed view must show to stay."""
@@ -55,7 +59,7 @@ def take_back_wrong(model: Any, database: Path, cfg: VerifyConfig, seed: int) ->
     """
     taken: dict[int, str] = {}
     for image_id in folded_away(model, cfg.fold):
-        taken[image_id - 1] = "it shows another side of an object whose sides look alike"
+        taken[image_id - 1] = FOLDED
         model.deregister_frame(model.images[image_id].frame_id)
     while True:
         doubts = doubtful_views(model, database, cfg, seed)
