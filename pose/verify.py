@@ -17,7 +17,6 @@ from jaxtyping import Float64, Int
 from pose.colmap_io import silenced
 from pose.fold import FoldConfig, folded_away
 
-
 FOLDED = "it shows another side of an object whose sides look alike"
 """Why the views of the smaller side of a folded model were taken back."""
 
