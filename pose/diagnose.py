@@ -46,6 +46,10 @@ class Trouble(Enum):
         "they overlap too little: take more photos, a step of about 10 degrees each, so that neighbours show mostly "
         "the same"
     )
+    alike = (
+        "its sides look alike and nothing around it tells them apart: put the object on something with a busy pattern, "
+        "such as a newspaper, and keep that in the picture"
+    )
     moving = (
         "they match each other but show no common rigid scene: neither the object nor what it stands on may move "
         "between the photos"
@@ -59,11 +63,13 @@ def sentence(capture: Capture, n_placed: int, trouble: Trouble) -> str:
     return f"For {capture.name}, {found} {n} photos could be placed in one common scene; {trouble.value}."
 
 
-def diagnose(evidence: Evidence) -> Trouble:
-    """The likeliest reason why the photos of a capture could not be placed."""
+def diagnose(evidence: Evidence, folded: bool = False) -> Trouble:
+    """The likeliest reason why the photos of a capture could not be placed; `folded` where a model was cut in two."""
     n = len(evidence.features)
     if n < 3:
         return Trouble.few
+    if folded:
+        return Trouble.alike
     if np.median([_blur(evidence.capture, i) for i in _sample(n, 12)]) > BLURRED:
         return Trouble.blurred
     if np.median([len(f.keypoints) for f in evidence.features]) < FEW_FEATURES:

@@ -23,7 +23,7 @@ from pose.recover import Means, Progress, RecoverConfig, Standing, likely_reason
 from pose.scale import UNKNOWN, ScaleConfig, find_scale, is_metric
 from pose.turntable import TurntableConfig, moving_features, stands_still, swept_region
 from pose.undistort import undistort_all
-from pose.verify import take_back_wrong
+from pose.verify import FOLDED, take_back_wrong
 from recon.camera import View
 from recon.data import Capture, LeftOut, PosedCapture
 from recon.errors import UserError
@@ -118,7 +118,8 @@ def _solve(capture: Capture, cfg: PosesConfig, job: Job) -> tuple[SparseModel, l
         if start is not None:
             model = with_given_points(model, capture, cfg.mapping.max_error_px)
         if len(model.names) < max(3, cfg.min_registered_share * n):
-            raise UserError(sentence(capture, len(model.names), diagnose(evidence)))
+            folded = FOLDED in found.taken_back.values()
+            raise UserError(sentence(capture, len(model.names), diagnose(evidence, folded)))
         left_out = _lost_photos(found, evidence)
     for item in left_out:
         job.warn(f"{item.name} could not be placed: {item.reason}.")

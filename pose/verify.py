@@ -7,7 +7,7 @@ alone say of their relative pose, with all its neighbours and not only those tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,17 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from pose.colmap_io import silenced
+from pose.fold import FoldConfig, folded_away
+
+FOLDED = "it shows another side of an object whose sides look alike"
+"""Why the views of the smaller side of a folded model were taken back."""
 
 
 @dataclass(frozen=True)
 class VerifyConfig:
     """What a placed view must show to stay."""
 
+    fold: FoldConfig = field(default_factory=FoldConfig)
     min_points: int = 16
     """Fewest points that the view must share with two or more others. Lower lets wrong places in."""
     min_spread: float = 0.02
@@ -52,6 +57,9 @@ def take_back_wrong(model: Any, database: Path, cfg: VerifyConfig, seed: int) ->
     The worst goes first and the rest are judged anew: a wrong view spoils the agreement of its neighbours.
     """
     taken: dict[int, str] = {}
+    for image_id in folded_away(model, cfg.fold):
+        taken[image_id - 1] = FOLDED
+        model.deregister_frame(model.images[image_id].frame_id)
     while True:
         doubts = doubtful_views(model, database, cfg, seed)
         if not doubts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,6 +18,7 @@ from pose.colmap_io import silenced, write_database
 from pose.diagnose import Trouble, diagnose, only_turned, sentence
 from pose.enrich import Evidence, enrich, joined, one_to_one
 from pose.features import FeaturesConfig, PhotoFeatures, detect, kept
+from pose.fold import FoldConfig, folded_away
 from pose.intrinsics import IntrinsicsConfig
 from pose.mapping import MappingConfig, map_on, map_photos, refine
 from pose.matching import match_pairs, read_matches
@@ -108,6 +110,26 @@ def test_a_wrong_view_is_taken_back_and_no_other(box: Evidence, model: Any, turn
     assert max(doubts, key=lambda k: doubts[k][0]) == 4 and "degrees" in doubts[4][1]  # by two-view matches alone
     assert list(take_back_wrong(model, box.database, VerifyConfig(), 0)) == [4]
     assert model.num_reg_images() == N - 1
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_folded_model_loses_its_smaller_side(folded: bool) -> None:
+    """24 views around an object; folded, the far 10 stand between the near 14, and a few false points tie them."""
+    turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    place = np.where(np.arange(24) < 14, turn, turn - np.pi if folded else turn)
+    points = {k: SimpleNamespace(xyz=np.zeros(3)) for k in range(720)}
+    images = {}
+    for i in range(24):
+        seen = {(30 * i + k) % 720 for k in range(-60, 60)}
+        if folded:  # nothing true ties the sides, but one false point in each photo does
+            seen = {k for k in seen if (k < 420) == (i < 14)} | {30 * ((i + 12) % 24)}
+        features = [SimpleNamespace(point3D_id=k, has_point3D=lambda: True) for k in sorted(seen)]
+        centre = np.array([np.cos(place[i]), np.sin(place[i]), 0.4])
+        images[i + 1] = SimpleNamespace(
+            image_id=i + 1, has_pose=True, points2D=features, projection_center=lambda c=centre: c
+        )
+    model = SimpleNamespace(images=images, points3D=points)
+    assert folded_away(model, FoldConfig()) == ([*range(15, 25)] if folded else [])
 
 
 # ------------------------------------------------------------------------------------------------ means
@@ -230,6 +252,7 @@ def test_blurred_plain_few_and_apart(tmp_path: Path) -> None:
 
 
 def test_what_matches_but_fits_nowhere_has_moved(box: Evidence) -> None:
+    assert diagnose(box, folded=True) is Trouble.alike
     assert diagnose(box) is Trouble.moving  # well joined photos can only fail together if something moved
     text = sentence(box.capture, 2, Trouble.moving)
     assert text.startswith("For box, only 2 of 16 photos could be placed") and "may move between the photos" in text
