@@ -21,7 +21,7 @@ SHARED = {
     ("recon.batch", "recon.capture.find"),
 }
 """A mesh is read off a surface field; a batch looks for captures by the file types that the first stage reads."""
-LATE_ONLY = {"pycolmap", "pymeshlab", "av", "nerfstudio", "tinycudann"}
+LATE_ONLY = {"pycolmap", "pymeshlab", "av", "nerfstudio", "onnxruntime", "tinycudann"}
 """Slow to import or optional: allowed inside the functions that need them, never at the top of a module."""
 
 
