@@ -67,7 +67,7 @@ def test_log_odds_become_shares(tmp_path: Path, scene: tuple[PosedCapture, list[
         assert isinstance(network, SalientNetwork)
         shares.append(network.share(photo.rgb))
     assert np.abs(shares[0] - shares[1]).max() < 1e-5
-    assert iou(shares[0] > 0.5, scene[1][4]) > 0.95
+    assert iou(shares[0] > 0.5, scene[1][4]) > 0.93  # JPEG blurs colours at the edge
 
 
 def test_sam_keeps_to_the_box_and_gives_its_best_mask(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_sam_keeps_to_the_box_and_gives_its_best_mask(tmp_path: Path) -> None:
     expected = np.zeros((150, 200), bool)
     expected[75:131, 50:150] = True
     found = network.mask(yellow, box)
-    assert np.abs(signed_distance_px(expected)[found != expected]).max(initial=0) < 2.5  # its masks have 6 px cells
+    assert np.abs(signed_distance_px(expected)[found != expected]).max(initial=0) < 1.6  # its masks have 3 px cells
     assert network.mask(1 - yellow, box).sum() == 0
 
 
@@ -110,7 +110,7 @@ def test_sams_masks_replace_coarse_ones_where_the_solid_agrees(
         if n in WRONG:
             assert np.array_equal(mask, before)
         else:
-            assert iou(mask, true) > 0.93 > 0.85 > iou(before, true)
+            assert iou(mask, true) > 0.9 > 0.85 > iou(before, true)
     assert job.notes["model_overruled"] == len(WRONG)
     assert not job.warnings
 

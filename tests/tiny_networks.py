@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-SIDE = 128
+SIDE = 256
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CENTRED = ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
 
@@ -39,13 +39,15 @@ def ball_odds(colours: tuple) -> tuple[list, list]:
     weights = constants(
         mean=mean, std=std, mix=np.array([0.28, 0, -1]).reshape(1, 3, 1, 1) * 300, i_channel=[1], white=0.97,
         i_zero=[0, 0], i_two=[2, 2], i_sides=[2, 3], one=1, minus_two=-2,
+        least=-8, most=8,
     )  # fmt: skip
     node = helper.make_node
     nodes = [
         node("Mul", ["image", "std"], ["scaled"]),
         node("Add", ["scaled", "mean"], ["rgb"]),
         node("Mul", ["rgb", "mix"], ["mixed"]),
-        node("ReduceSum", ["mixed", "i_channel"], ["raw"], keepdims=1),
+        node("ReduceSum", ["mixed", "i_channel"], ["summed"], keepdims=1),
+        node("Clip", ["summed", "least", "most"], ["raw"]),
         node("Slice", ["rgb", "i_zero", "i_two", "i_sides"], ["corner"]),
         node("ReduceMin", ["corner"], ["darkest"], keepdims=0),
         node("Greater", ["darkest", "white"], ["marked"]),

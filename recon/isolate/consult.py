@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from recon.isolate.carve import signed_distance_px
 from recon.isolate.consensus import Body
 from recon.isolate.frames import Frame
 from recon.isolate.segmenter import BOX_CORNERS, Prompt, PromptedNetwork, SalientNetwork, fingerprints, load_network
@@ -19,9 +20,10 @@ WEIGHT = 0.2
 its word: only what the cues leave open is settled by it."""
 LEAST_CONTRAST = 0.4
 """A photo's answer is used if the network is surer by this much within the first solid than outside it."""
-LEAST_IOU = 0.7
-"""A prompted answer is used if it covers the solid's silhouette at least so well (intersection over union). Silhouettes
-of thin parts are about a voxel too wide, so that a perfect mask may be far from 1."""
+MOST_OFF, EDGE_PX = 0.25, 2.0
+"""A prompted answer is used if it differs from the solid's silhouette over at most this share of its area. The outline
+itself does not count: within these working pixels of it the silhouette is not sure. True masks of a thin-legged stool
+differ by up to 0.18."""
 Network = SalientNetwork | PromptedNetwork
 N_POINTS = 3
 """Points that show the network the object, and as many that show what is not."""
@@ -112,11 +114,16 @@ def prompted_masks(
         job.progress(0.6, 1, f"asking the network about photo {n + 1} of {len(full)}")
         prompt = prompt_for(mask, silhouette)
         answer = mask if prompt is None else at_size(network.mask(photo.rgb, prompt), mask.shape)
-        union = (answer | silhouette).sum()
-        agrees.append(prompt is not None and bool((answer & silhouette).sum() >= LEAST_IOU * union))
+        agrees.append(prompt is not None and off_share(answer, silhouette) <= MOST_OFF)
         out.append(answer if agrees[-1] else mask)
     tell_overruled(agrees, job)
     return out
+
+
+def off_share(answer: Bool[np.ndarray, "h w"], silhouette: Bool[np.ndarray, "h w"]) -> float:
+    """Over which area an answer differs from a silhouette, as a share of the silhouette's."""
+    off = (answer != silhouette) & (np.abs(signed_distance_px(silhouette)) > EDGE_PX)
+    return float(off.sum() / silhouette.sum())
 
 
 def prompt_for(mask: Bool[np.ndarray, "h w"], silhouette: Bool[np.ndarray, "h w"]) -> Prompt | None:
