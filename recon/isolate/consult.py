@@ -24,12 +24,11 @@ MOST_OFF, EDGE_PX = 0.25, 2.0
 """A prompted answer is used if it differs from the solid's silhouette over at most this share of its area. The outline
 itself does not count: within these working pixels of it the silhouette is not sure. True masks of a thin-legged stool
 differ by up to 0.18."""
-Network = SalientNetwork | PromptedNetwork
 N_POINTS = 3
 """Points that show the network the object, and as many that show what is not."""
 
 
-def network_named(model: str, job: Job) -> Network | None:
+def network_named(model: str, job: Job) -> SalientNetwork | PromptedNetwork | None:
     """The network that isolate.model names, its files noted in the job; None for "".
 
     Raises UserError where it cannot be used (see `load_network`).
@@ -42,17 +41,13 @@ def network_named(model: str, job: Job) -> Network | None:
 
 
 def salient_shares(
-    network: Network | None, full: Sequence[Frame], frames: Sequence[Frame], job: Job
+    network: SalientNetwork, full: Sequence[Frame], frames: Sequence[Frame], job: Job
 ) -> list[Float32[np.ndarray, "_ _"]]:
-    """How surely each pixel of `frames` stands out, 0..1, from the photos at `full` size.
-
-    Nothing where the network is not of that kind.
-    """
-    shares: list[np.ndarray] = []
-    if isinstance(network, SalientNetwork):
-        for n, (photo, frame) in enumerate(zip(full, frames, strict=True)):
-            job.progress(0.02 * n / len(full), 1, f"asking the network about photo {n + 1} of {len(full)}")
-            shares.append(cv2.resize(network.share(photo.rgb), frame.shape()[::-1], interpolation=cv2.INTER_AREA))
+    """How surely each pixel of `frames` stands out, 0..1, from the photos at `full` size."""
+    shares = []
+    for n, (photo, frame) in enumerate(zip(full, frames, strict=True)):
+        job.progress(0.02 * n / len(full), 1, f"asking the network about photo {n + 1} of {len(full)}")
+        shares.append(cv2.resize(network.share(photo.rgb), frame.shape()[::-1], interpolation=cv2.INTER_AREA))
     return shares
 
 
@@ -97,18 +92,13 @@ def contrast(share: Float32[np.ndarray, "h w"], loose: Bool[np.ndarray, "h w"], 
 
 
 def prompted_masks(
-    network: Network | None,
+    network: PromptedNetwork,
     full: Sequence[Frame],
     masks: Sequence[Bool[np.ndarray, "_ _"]],
     silhouettes: Sequence[Bool[np.ndarray, "_ _"]],
     job: Job,
 ) -> list[Bool[np.ndarray, "_ _"]]:
-    """Each photo's mask by a promptable network, or as it was where that contradicts the solid's silhouette.
-
-    All as they were where the network is not of that kind.
-    """
-    if not isinstance(network, PromptedNetwork):
-        return list(masks)
+    """Each photo's mask by the network, or as it was where that contradicts the solid's silhouette."""
     out, agrees = [], []
     for n, (photo, mask, silhouette) in enumerate(zip(full, masks, silhouettes, strict=True)):
         job.progress(0.6, 1, f"asking the network about photo {n + 1} of {len(full)}")

@@ -25,7 +25,7 @@ from recon.isolate.cues import far_cues, plane_cue
 from recon.isolate.frames import Frame, in_threads, load_frames
 from recon.isolate.region import agreement, region_of, with_base
 from recon.isolate.seed import evidence, mean_evidence, point_spots, search_grid
-from recon.isolate.segmenter import files_read
+from recon.isolate.segmenter import PromptedNetwork, SalientNetwork, files_read
 from recon.isolate.sharpen import LOOSE_SHARE, at_size, common_solids, sharpen
 from recon.isolate.volume import silhouette
 from recon.stage import Job, stage
@@ -99,9 +99,10 @@ def isolate_object(posed: PosedCapture, cfg: IsolateConfig, job: Job) -> ObjectR
         masks, body = from_given_masks(posed, frames, full, aim, cfg, job)
     else:
         network = network_named(cfg.model, job)
-        shares = salient_shares(network, full, frames, job)
+        shares = salient_shares(network, full, frames, job) if isinstance(network, SalientNetwork) else []
         masks, body = search(posed, frames, shares, aim, cfg, job)
-        masks = prompted_masks(network, full, masks, body.silhouettes(frames), job)
+        if isinstance(network, PromptedNetwork):
+            masks = prompted_masks(network, full, masks, body.silhouettes(frames), job)
         job.progress(0.6, 1, "sharpening outlines")
         masks = sharpen(posed, frames, full, masks, body, 2 * cfg.smoothness, cfg.seed)
     grid, (solid,) = common_solids(frames, full, masks, body, (LOOSE_SHARE,))
