@@ -13,7 +13,7 @@ import numpy as np
 
 from pose.features import PhotoFeatures
 from pose.model import Lens, SparseModel
-from recon.data import Capture, Photo
+from recon.data import Capture, GivenCamera, Photo
 from recon.transforms import Rigid
 
 DEFAULT_FOCAL_FACTOR = 0.85
@@ -80,16 +80,26 @@ def write_features(database: Any, image_id: int, found: PhotoFeatures) -> None:
 
 
 def _write_camera(pycolmap: Any, database: Any, capture: Capture, photo: Photo) -> int:
-    """A camera for all photos of one lens; its focal length is the median of what their EXIF says."""
+    """A camera for all photos of one lens: a given one, else with the median of the focal lengths that EXIF says."""
+    names = {p.name for p in capture.photos if p.lens_key == photo.lens_key}
+    given = next((c for c in capture.given.cameras if c.photo in names), None) if capture.given else None
     known = [p.focal_px for p in capture.photos if p.lens_key == photo.lens_key and p.focal_px]
     focal = float(np.median(known)) if known else DEFAULT_FOCAL_FACTOR * max(photo.width_px, photo.height_px)
     camera = pycolmap.Camera.create_from_model_name(0, "RADIAL", focal, photo.width_px, photo.height_px)
     camera.has_prior_focal_length = bool(known)
+    if given is not None:
+        size = {"width": photo.width_px, "height": photo.height_px}
+        camera = pycolmap.Camera(model="OPENCV", params=opencv_params(given), has_prior_focal_length=True, **size)
     camera.camera_id = database.write_camera(camera)
     rig = pycolmap.Rig(rig_id=camera.camera_id)
     rig.add_ref_sensor(camera.sensor_id)
     database.write_rig(rig, use_rig_id=True)
     return int(camera.camera_id)
+
+
+def opencv_params(given: GivenCamera) -> list[float]:
+    """The parameters of COLMAP's OPENCV model."""
+    return [given.fx_px, given.fy_px, given.cx_px, given.cy_px, given.k1, given.k2, given.p1, given.p2]
 
 
 def lens_from_camera(camera: Any) -> Lens:

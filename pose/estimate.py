@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,14 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from pose.colmap_io import model_from_reconstruction, work_folder, write_database
+from pose.diagnose import Trouble, diagnose, only_turned, sentence
+from pose.enrich import Evidence
 from pose.features import FeaturesConfig, PhotoFeatures, detect_all
+from pose.given import GivenStart, GivenUse, finish_given, place_given, with_given_lenses, with_given_points
 from pose.mapping import MappingConfig, map_photos, refine
 from pose.matching import match_pairs
 from pose.model import SparseModel
 from pose.orient import OrientConfig, orient
 from pose.pairs import PairsConfig, choose_pairs
-from pose.recover import RecoverConfig, drop_weak, likely_reason, overlaps_of, recover
+from pose.recover import Means, Progress, RecoverConfig, Standing, likely_reason, recover
+from pose.scale import UNKNOWN, ScaleConfig, find_scale, is_metric
+from pose.turntable import TurntableConfig, moving_features, stands_still, swept_region
 from pose.undistort import undistort_all
+from pose.verify import take_back_wrong
 from recon.camera import View
 from recon.data import Capture, LeftOut, PosedCapture
 from recon.errors import UserError
@@ -31,28 +38,36 @@ class PosesConfig:
     pairs: PairsConfig = field(default_factory=PairsConfig)
     mapping: MappingConfig = field(default_factory=MappingConfig)
     recover: RecoverConfig = field(default_factory=RecoverConfig)
+    turntable: TurntableConfig = field(default_factory=TurntableConfig)
     orient: OrientConfig = field(default_factory=OrientConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    given: GivenUse = GivenUse.refine
+    """What is done with poses that lie with the photos: `refine` starts from them, keeps their frame and scale and fits
+    them to the photos; `use` takes them as they are; `ignore` estimates all poses anew."""
     min_registered_share: float = 0.5
     """If a smaller share of the photos finds its place, the capture is refused."""
 
 
-@stage(result=PosedCapture, version=1)
+@stage(result=PosedCapture, version=2)
 def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture:
     """Structure from motion over all photos of a capture.
 
     Photos that find no place are left out with a reason. Raises UserError where fewer than three photos or than
     `min_registered_share` of them find their place.
     """
+    if cfg.given is GivenUse.ignore:
+        capture = dataclasses.replace(capture, given=None)
     model, left_out = _solve(capture, cfg, job)
     progress = _part(job, 0.92, 1.0)
     cameras, rgb = undistort_all(capture, model, job.folder, progress)
-    frame = orient(model, cfg.orient)
+    scale = find_scale(capture, model, cameras, job.folder, cfg.scale, job)
+    frame = orient(model, cfg.orient, scale.metres_per_unit if scale else None, is_metric(capture, cfg.scale))
     views = tuple(
         View(name, camera, frame.world_from_model.apply_to_camera(pose))
         for name, camera, pose in zip(model.names, cameras, model.cam_from_world, strict=True)
     )
     sharpness = {p.name: p.sharpness for p in capture.photos}
-    job.notes["up_source"] = frame.up_source
+    job.notes |= {"up_source": frame.up_source, "scale_source": scale.source if scale else UNKNOWN}
     return PosedCapture(
         folder=job.folder,
         views=views,
@@ -63,7 +78,7 @@ def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture
         obs_view_idx=model.obs_view_idx,
         focus_world=frame.focus_world,
         up_source=frame.up_source,
-        scale_source="unknown",
+        scale_source=scale.source if scale else UNKNOWN,
         support_plane=frame.support_plane,
         sharpness=np.array([sharpness[v.name] for v in views]),
         left_out=tuple(left_out),
@@ -72,67 +87,100 @@ def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture
             "n_registered": float(len(views)),
             "mean_reprojection_error_px": float(model.point_error_px.mean()),
             "n_points": float(len(model.points)),
+            "turntable": float(job.notes.get("turntable", False)),
             "mean_track_length": len(model.obs_point_idx) / len(model.points),
+            **(scale.stats() if scale else {}),
         },
     )
 
 
 def _solve(capture: Capture, cfg: PosesConfig, job: Job) -> tuple[SparseModel, list[LeftOut]]:
-    """Features, matches, mapping, a second try at lost photos, and a last adjustment."""
+    """Features, matches, mapping, further tries at lost photos, a last adjustment and a last check."""
     n = len(capture.photos)
+    given = capture.given is not None
+    capture = with_given_lenses(capture)
     features = detect_all(capture, cfg.features, _part(job, 0.0, 0.15))
     with work_folder(job.folder / "sfm") as folder:
-        database = folder / "database.db"
-        write_database(database, capture, features)
-        pairs = choose_pairs(features, capture.is_video, cfg.pairs, _part(job, 0.15, 0.2))
-        match_pairs(database, pairs, cfg.mapping.seed, _part(job, 0.2, 0.6))
-        models = map_photos(database, n, cfg.mapping, _part(job, 0.6, 0.8))
-        if not models:
-            raise UserError(_refusal(0, capture, features))
-        best = models[0]
-        if best.num_reg_images() < n:
-            trying = _part(job, 0.8, 0.86)
-            best = recover(best, database, capture, features, cfg.recover, cfg.features, cfg.mapping, trying)
-        refine(best, database, cfg.mapping)
-        if drop_weak(best, cfg.recover):
-            refine(best, database, cfg.mapping)
-        model = model_from_reconstruction(best, capture)
-        left_out = _lost_photos(model, capture, features, database)
-    if len(model.names) < max(3, cfg.min_registered_share * n):
-        raise UserError(_refusal(len(model.names), capture, features))
-    if len(models) > 1:
-        others = ", ".join(str(m.num_reg_images()) for m in models[1:])
-        job.warn(
-            f"The photos fell into groups that do not connect; the largest was used (the others had {others} photos)."
+        evidence = _gather(capture, features, folder / "database.db", cfg, _part(job, 0.15, 0.6))
+        if not given and stands_still(evidence.database, features, cfg.turntable):
+            evidence = _without_background(evidence, cfg, job)
+        if not given and only_turned(evidence):
+            raise UserError(sentence(capture, 0, Trouble.turned))
+        start = place_given(evidence.database, capture, cfg.given, cfg.mapping, job) if given else None
+        models = (
+            [start.reconstruction] if start else map_photos(evidence.database, n, cfg.mapping, _part(job, 0.6, 0.8))
         )
+        found = recover(models, evidence, cfg.recover, cfg.features, cfg.mapping, _part(job, 0.8, 0.86))
+        if found.model is None:
+            raise UserError(sentence(capture, 0, diagnose(evidence)))
+        _adjust(found, start, cfg)
+        model = model_from_reconstruction(found.model, capture)
+        if start is not None:
+            model = with_given_points(model, capture, cfg.mapping.max_error_px)
+        if len(model.names) < max(3, cfg.min_registered_share * n):
+            raise UserError(sentence(capture, len(model.names), diagnose(evidence)))
+        left_out = _lost_photos(found, evidence)
     for item in left_out:
         job.warn(f"{item.name} could not be placed: {item.reason}.")
+    _note_means(found, capture, job)
     return model, left_out
 
 
-def _lost_photos(
-    model: SparseModel, capture: Capture, features: Sequence[PhotoFeatures], database: Path
-) -> list[LeftOut]:
-    placed = {i for i, p in enumerate(capture.photos) if p.name in set(model.names)}
+def _adjust(found: Standing, start: GivenStart | None, cfg: PosesConfig) -> None:
+    """The last adjustment and the last check, in place; given poses that are used as they are come back in the end."""
+    adjusts = start is None or cfg.given is GivenUse.refine
+    if adjusts:
+        refine(found.model, found.database, cfg.mapping)
+    wrong = take_back_wrong(found.model, found.database, cfg.recover.verify, cfg.mapping.seed)
+    if wrong:
+        found.taken_back |= wrong
+        if adjusts:
+            refine(found.model, found.database, cfg.mapping)
+    if start is not None:
+        found.model = finish_given(found.model, start, cfg.given, found.database, cfg.mapping)
+
+
+def _gather(
+    capture: Capture, features: Sequence[PhotoFeatures], database: Path, cfg: PosesConfig, progress: Progress
+) -> Evidence:
+    """A database with the features and the verified matches of the pairs worth matching."""
+    write_database(database, capture, features)
+    pairs = choose_pairs(features, capture.is_video, cfg.pairs, lambda d, t, note: progress(0.1 * d, t, note))
+    match_pairs(database, pairs, cfg.mapping.seed, lambda d, t, note: progress(0.1 * t + 0.9 * d, t, note))
+    return Evidence(capture, list(features), database, cfg.mapping.seed)
+
+
+def _without_background(evidence: Evidence, cfg: PosesConfig, job: Job) -> Evidence:
+    """The evidence of what turns before a standing camera. Raises UserError where nothing turns."""
+    capture = evidence.capture
+    region = swept_region(capture, cfg.turntable)
+    if region.mean() < cfg.turntable.min_moving_area:
+        raise UserError(sentence(capture, 0, Trouble.still))
+    if region.mean() < cfg.turntable.max_moving_area:
+        job.notes["turntable"] = True
+        job.warn("The camera stood still while the object turned; the background was left out.")
+    features = moving_features(evidence, region, cfg.turntable)
+    gathered = _gather(capture, features, evidence.database, cfg, _part(job, 0.15, 0.6))
+    return dataclasses.replace(gathered, region=region)
+
+
+def _note_means(found: Standing, capture: Capture, job: Job) -> None:
+    """Say which photo was won back by which means."""
+    placed = found.placed()
+    job.notes["recovered"] = {capture.photos[i].name: m.value for i, m in sorted(found.won.items()) if i in placed}
+    for means in Means:
+        names = [capture.photos[i].source for i, m in sorted(found.won.items()) if m is means and i in placed]
+        if names:
+            job.warn(f"{', '.join(names)} could be placed only by {means.value}.")
+
+
+def _lost_photos(found: Standing, evidence: Evidence) -> list[LeftOut]:
+    placed = found.placed()
     return [
-        LeftOut(p.source, likely_reason(i, capture, features, overlaps_of(i, placed, database)))
-        for i, p in enumerate(capture.photos)
+        LeftOut(photo.source, likely_reason(i, evidence, found))
+        for i, photo in enumerate(evidence.capture.photos)
         if i not in placed
     ]
-
-
-def _refusal(n_placed: int, capture: Capture, features: Sequence[PhotoFeatures]) -> str:
-    """What to tell the user where too few photos found their place, with the likeliest remedy."""
-    n = len(capture.photos)
-    blurred = sum(p.sharpness < 0.5 for p in capture.photos)
-    if np.median([len(f.keypoints) for f in features]) < 300:
-        remedy = "put the object on something with a busy pattern, such as a newspaper, and use more light"
-    elif blurred > n / 4:
-        remedy = f"hold the phone still ({blurred} photos are blurred) and use more light"
-    else:
-        remedy = "take more photos with large overlap, a step of about 10 degrees each, of an object that stands still"
-    found = f"only {n_placed} of" if n_placed else "none of"
-    return f"For {capture.name}, {found} {n} photos could be placed in one common scene; {remedy}."
 
 
 def _part(job: Job, start: float, end: float) -> Callable[[float, float, str], None]:

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from PIL import Image
 
 from recon.data import Capture
+
+KEPT_CELL_PX = 2.0
+"""Features in the same square of this size stay or go together."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class FeaturesConfig:
     contrast_threshold: float = 0.013
     """Weakest contrast of a feature (OpenCV's unit; its own default is 0.04). Lowering it finds more features on plain
     surfaces, and more noise."""
+    keep_share: float = 1.0
+    """Share of the features that is kept, by a hash of their places; below 1 only to try how robust the rest is."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,21 @@ def detect(grey: UInt8[np.ndarray, "h w"], cfg: FeaturesConfig) -> PhotoFeatures
     keypoints = np.array([(*k.pt, k.size / 2, np.deg2rad(k.angle)) for k in found], np.float64)[order]
     keypoints[:, :2] = (keypoints[:, :2] + 0.5) * (w / grey.shape[1], h / grey.shape[0])
     keypoints[:, 2] /= scale
-    return PhotoFeatures(keypoints.astype(np.float32), root_sift(raw[order]))
+    keep = kept(keypoints[:, :2], cfg.keep_share)
+    return PhotoFeatures(keypoints[keep].astype(np.float32), root_sift(raw[order][keep]))
+
+
+def kept(positions_px: Float64[np.ndarray, "n 2"], share: float) -> Bool[np.ndarray, " n"]:
+    """Which features stay where only a share of them may.
+
+    Chance by a hash of the place, so that a feature that was taken out does not come back in another detection.
+    """
+    if share >= 1:
+        return np.ones(len(positions_px), bool)
+    cell = np.floor(positions_px / KEPT_CELL_PX).astype(np.uint64)
+    mixed = (cell[:, 0] * np.uint64(0x9E3779B97F4A7C15)) ^ (cell[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F))
+    mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
+    return (mixed >> np.uint64(40)).astype(np.float64) / 2**24 < share
 
 
 def root_sift(raw: Float[np.ndarray, "n 128"]) -> UInt8[np.ndarray, "n 128"]:

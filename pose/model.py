@@ -25,6 +25,17 @@ class Lens:
     p1: float = 0.0
     p2: float = 0.0
 
+    def project(self, x_cam: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 2"]:
+        """Pixels of points in camera axes; infinite for points behind the camera."""
+        z = np.where(x_cam[:, 2] > 0, x_cam[:, 2], np.nan)
+        x, y = x_cam[:, 0] / z, x_cam[:, 1] / z
+        r2 = x * x + y * y
+        radial = 1 + self.k1 * r2 + self.k2 * r2 * r2
+        u = x * radial + 2 * self.p1 * x * y + self.p2 * (r2 + 2 * x * x)
+        v = y * radial + self.p1 * (r2 + 2 * y * y) + 2 * self.p2 * x * y
+        pixels = np.stack([self.fx_px * u + self.cx_px, self.fy_px * v + self.cy_px], -1)
+        return np.where(np.isnan(pixels), np.inf, pixels)
+
 
 @dataclass(frozen=True)
 class SparseModel:

@@ -40,19 +40,29 @@ class Orientation:
     support_plane: SupportPlane | None
 
 
-def orient(model: SparseModel, cfg: OrientConfig) -> Orientation:
-    """+Z up, the origin on the support plane below the focus (else at the focus), median camera distance 1."""
+def orient(
+    model: SparseModel, cfg: OrientConfig, metres_per_unit: float | None = None, has_gravity: bool = False
+) -> Orientation:
+    """+Z up, the origin on the support plane below the focus (else at the focus), in metres.
+
+    Where metres_per_unit is None the median camera stands 1 away instead. has_gravity: the model's +Y or +Z is
+    vertical, as in an AR session.
+    """
     centres, rotations = model.centres(), model.rotations()
     focus = focus_point(centres, rotations[:, 2])
     radius = float(np.median(np.linalg.norm(centres - focus, axis=1)))
-    upright = upright_of_cameras(rotations)
+    upright, up_source = upright_of_cameras(rotations), "camera orientation"
+    vertical = vertical_axis(upright, cfg.max_tilt_deg) if has_gravity else None
+    if vertical is not None:
+        upright, up_source = vertical, "gravity of the given poses"
     plane = find_support(model.points, centres, focus, radius, upright, cfg)
-    up, up_source, origin = upright, "camera orientation", focus
+    up, origin = upright, focus
     if plane is not None and plane.normal_world @ upright >= np.cos(np.radians(cfg.max_tilt_deg)):
         up, up_source = plane.normal_world, "support plane"
         origin = focus - (up @ focus - plane.offset) * up
     turn = rotation_between(up, np.array([0.0, 0.0, 1.0]))
-    world_from_model = Similarity(1 / radius, turn, -(turn @ origin) / radius)
+    scale = 1 / radius if metres_per_unit is None else metres_per_unit
+    world_from_model = Similarity(scale, turn, -scale * (turn @ origin))
     if plane is not None:
         normal = turn @ plane.normal_world
         offset = float(normal @ world_from_model.apply((plane.offset * plane.normal_world)[None])[0])
@@ -92,6 +102,13 @@ def upright_of_cameras(rotations: Float64[np.ndarray, "n_views 3 3"]) -> Float64
     if values[1] < 0.05 or abs(up @ tops) < 0.1 * np.linalg.norm(tops):
         up = tops
     return up * (1 if up @ tops >= 0 else -1) / np.linalg.norm(up)
+
+
+def vertical_axis(upright: Float64[np.ndarray, "3"], max_tilt_deg: float) -> Float64[np.ndarray, "3"] | None:
+    """The one of +Y and +Z (ARKit's and nerfstudio's up) that is nearer to the cameras' upright; None if neither is."""
+    y, z = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0])
+    axis = y if upright @ y > upright @ z else z
+    return axis if upright @ axis >= np.cos(np.radians(max_tilt_deg)) else None
 
 
 def find_support(

@@ -45,6 +45,20 @@ def choose_pairs(
     return sorted(pairs)
 
 
+def partners_of(
+    positions: Sequence[int], features: Sequence[PhotoFeatures], n_partners: int, n_coarse: int
+) -> dict[int, list[int]]:
+    """For some photos, the `n_partners` others that look most like each, most alike first."""
+    coarse = [_coarsest(f, n_coarse) for f in features]
+
+    def row(i: int) -> list[int]:
+        counts = np.array([_count_mutual(coarse[i], c) for c in coarse])
+        return [int(j) for j in np.argsort(-counts, kind="stable") if j != i][:n_partners]
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return dict(zip(positions, pool.map(row, positions), strict=True))
+
+
 def likeness(
     features: Sequence[PhotoFeatures], n_coarse: int, progress: Callable[[float, float, str], None]
 ) -> Int[np.ndarray, "n_photos n_photos"]:

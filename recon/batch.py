@@ -12,6 +12,7 @@ from rich.table import Table
 
 from recon.capture.decode import PHOTO_SUFFIXES
 from recon.capture.find import VIDEO_SUFFIXES
+from recon.capture.given import photo_folder
 from recon.config import Config
 from recon.data import write_json
 from recon.errors import UserError
@@ -34,14 +35,14 @@ class Outcome:
 
 
 def find_captures(folder: Path) -> list[Path]:
-    """Subfolders that hold photos (themselves or in `images/`) or a video, by name.
+    """Subfolders that hold photos (themselves, in `images/` or where an export keeps them) or a video, by name.
 
     Raises UserError where there is none.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: captures= names a folder whose subfolders are captures.")
     subfolders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = [p for p in subfolders if _holds_media(p) or _holds_media(p / "images")]
+    found = [p for p in subfolders if _holds_media(p) or _holds_media(photo_folder(p))]
     if not found and _holds_media(folder):
         raise UserError(f"{folder} is a capture itself: use `recon capture={folder}`.")
     if not found:

@@ -51,6 +51,8 @@ def _dispatch(words: list[str], console: Console) -> int:
         return 0
     if words[0] == "doctor":
         return _doctor(console)
+    if words[0] == "check":
+        return _check(console, words[1:])
     from recon.options import hydra_words
 
     batch = words[0] == "batch"
@@ -76,6 +78,17 @@ def _doctor(console: Console) -> int:
         table.add_row(f"[bold]{what}[/]", finding.replace("[", r"\["))
     console.print(table)
     return 0
+
+
+def _check(console: Console, words: list[str]) -> int:
+    from recon.options import sole_capture
+
+    source = sole_capture(words)
+    from recon.check import check_capture, print_check  # its imports take seconds
+
+    report = check_capture(source, console)
+    print_check(console, report)
+    return FAILED if report.refusal else 0
 
 
 @contextmanager

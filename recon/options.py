@@ -61,6 +61,14 @@ def hydra_words(words: list[str], batch: bool) -> list[str]:
     return passed + _sweep_words(paths) if sweep else passed
 
 
+def sole_capture(words: list[str]) -> Path:
+    """The capture that the words of `recon check` name. Raises UsageError for any other words."""
+    key, value = split_word(words[0]) if len(words) == 1 else ("", "")
+    if key != "capture" or not value:
+        raise UsageError("Name one capture and nothing else: `recon check capture=FOLDER`.")
+    return Path(given_paths(key, value, False)[0])
+
+
 def _require_capture(paths: dict[str, list[str]], batch: bool) -> None:
     if batch and not any(paths.get("captures", [])):
         raise UsageError("Name the folder that holds the captures: `recon batch captures=FOLDER`.")

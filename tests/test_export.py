@@ -139,6 +139,22 @@ def test_unknown_scale_is_said_once(asset: Asset, posed: PosedCapture, region: O
     assert job.warnings == []
 
 
+def test_the_longest_side_as_measured_sets_the_scale(
+    asset: Asset, posed: PosedCapture, region: ObjectRegion, job: Job
+) -> None:
+    exported = export(asset, posed, region, ExportConfig(longest_side_m=0.3), job)
+    size = np.ptp(exported.asset_from_world.apply(asset.uv_mesh.vertices_world), axis=0)
+    assert exported.unit == "metre" and size.max() == pytest.approx(0.3) and job.warnings == []
+    tree, _ = read_glb(exported.glb_path)
+    assert "longest side as given" in json.dumps(tree)
+    longest = float(np.ptp(asset.uv_mesh.vertices_world @ turn_z(TURN), axis=0).max())
+    known = replace(posed, scale_source="3 printed markers")
+    export(asset, known, region, ExportConfig(longest_side_m=longest * 1.03), job)
+    assert job.warnings == []
+    export(asset, known, region, ExportConfig(longest_side_m=longest * 1.2), job)
+    assert len(job.warnings) == 1 and "3 printed markers" in job.warnings[0] and "longest_side_m" in job.warnings[0]
+
+
 def test_the_glb_holds_mesh_texture_and_provenance(
     asset: Asset, posed: PosedCapture, region: ObjectRegion, job: Job, tmp_path: Path
 ) -> None:

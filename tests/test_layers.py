@@ -14,14 +14,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE = {f"recon.{name}" for name in ("data", "transforms", "camera", "device", "stage", "errors")} | {"recon"}
-COMPOSERS = {"recon.pipeline", "recon.config"}
+COMPOSERS = {"recon.pipeline", "recon.config", "recon.check"}
 SHARED = {
     ("recon.mesh.extract", "recon.surface.query"),
     ("recon.batch", "recon.capture.decode"),
     ("recon.batch", "recon.capture.find"),
+    ("recon.batch", "recon.capture.given"),
+    ("recon.evaluate.variants", "pose.features"),
+    ("recon.evaluate.preprocess", "recon.isolate.box"),
 }
-"""A mesh is read off a surface field; a batch looks for captures by the file types that the first stage reads."""
-LATE_ONLY = {"pycolmap", "pymeshlab", "av", "nerfstudio", "onnxruntime", "tinycudann"}
+"""A mesh is read off a surface field; a batch looks for captures by the file types that the first stage reads; the
+judges of poses and of boxes go by the rules of the stages that they judge."""
+LATE_ONLY = {"pycolmap", "pymeshlab", "av", "rawpy", "nerfstudio", "onnxruntime", "tinycudann"}
 """Slow to import or optional: allowed inside the functions that need them, never at the top of a module."""
 
 

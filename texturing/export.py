@@ -34,6 +34,8 @@ class ExportConfig:
     """The material's roughness, 0 a mirror, 1 chalk; photos do not tell it, so it is a choice."""
     with_photos: bool = True
     """Copy the undistorted photos beside cameras.json, so that the folder can be trained on or viewed elsewhere."""
+    longest_side_m: float = 0.0
+    """The object's longest side as you measured it, in metres; 0 where you did not. It sets the asset's scale."""
     preview_width_px: int = 1600
     """Width of preview.png; its height is 9/16 of it."""
 
@@ -81,17 +83,25 @@ class Exported:
         require(self.asset_from_world.scale > 0, "the asset's scale is not positive")
 
 
-@stage(result=Exported, version=1)
+@stage(result=Exported, version=2)
 def export(asset: Asset, posed: PosedCapture, region: ObjectRegion, cfg: ExportConfig, job: Job) -> Exported:
     """Write asset.glb, cameras.json, photos/ and preview.png into the stage's folder."""
-    asset_from_world, unit = place(asset.uv_mesh.vertices_world, posed, region)
+    asset_from_world, unit = place(asset.uv_mesh.vertices_world, posed, region, cfg.longest_side_m)
+    if posed.scale_source != "unknown" and abs(np.log(asset_from_world.scale)) > np.log(1.05):
+        otherwise = cfg.longest_side_m / asset_from_world.scale
+        job.warn(
+            f"The scale from {posed.scale_source} makes the longest side {otherwise:.3g} m instead of "
+            f"export.longest_side_m={cfg.longest_side_m:g}; the latter was used."
+        )
     if unit != "metre":
         job.warn(
-            "The photos do not tell the object's size, so its longest side was made 1 unit long; scale it by hand."
+            "The photos do not tell the object's size, so its longest side was made 1 unit long; measure that side and "
+            "give it as export.longest_side_m, or lay a printed marker beside the object (poses.scale.marker_side_m)."
         )
     vertices = asset_from_world.apply(asset.uv_mesh.vertices_world)
     job.progress(0, 4, "asset.glb")
-    provenance = {"scale": posed.scale_source, "up": posed.up_source, "unit": unit, "photos": len(posed.views)}
+    scale_source = "longest side as given" if cfg.longest_side_m > 0 else posed.scale_source
+    provenance = {"scale": scale_source, "up": posed.up_source, "unit": unit, "photos": len(posed.views)}
     write_glb(job.folder / "asset.glb", asset, vertices, cfg.image_format, cfg.jpeg_quality, cfg.roughness, provenance)
     job.progress(1, 4, "cameras.json and photos")
     write_cameras(job.folder / "cameras.json", posed, asset_from_world, unit)
@@ -115,7 +125,10 @@ def export(asset: Asset, posed: PosedCapture, region: ObjectRegion, cfg: ExportC
 
 
 def place(
-    vertices_world: Float64[np.ndarray, "n 3"], posed: PosedCapture, region: ObjectRegion
+    vertices_world: Float64[np.ndarray, "n 3"],
+    posed: PosedCapture,
+    region: ObjectRegion,
+    longest_side_m: float = 0.0,
 ) -> tuple[Similarity, str]:
     """`asset_from_world` and the asset's unit.
 
@@ -130,8 +143,10 @@ def place(
     rotation = np.stack([np.cross(up, front), up, front])
     turned = vertices_world @ rotation.T
     low, high = turned.min(0), turned.max(0)
-    known = posed.scale_source != "unknown"
-    scale = 1.0 if known else 1.0 / float((high - low).max())
+    longest = float((high - low).max())
+    known = posed.scale_source != "unknown" or longest_side_m > 0
+    # What was measured on the object itself goes before what was measured beside it.
+    scale = longest_side_m / longest if longest_side_m > 0 else 1.0 if known else 1.0 / longest
     origin = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
     # + 0.0 turns the negative zeros of the cross product and of an origin at 0 into plain ones.
     return Similarity(scale, rotation + 0.0, -scale * origin + 0.0), "metre" if known else "longest side"

@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageCms, ImageOps
 
-from recon.capture.exif import LensTags, read_lens_tags
+from recon.capture.exif import LensTags, exif_of_raw, lens_tags, read_lens_tags
+from recon.errors import UserError
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif"})
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
+RAW_SUFFIXES = frozenset({".dng", ".arw", ".cr2", ".cr3", ".nef", ".orf", ".pef", ".raf", ".rw2"})
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}) | HEIF_SUFFIXES | RAW_SUFFIXES
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -25,6 +27,8 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a photo of each EXIF orientation upright."""
+BASELINE_EXPOSURE = 50730
+"""DNG tag (specification 1.7): by how many stops the raw values are to be brightened."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,12 @@ class Decoded:
 def decode_photo(path: Path, max_side_px: int) -> Decoded:
     """Decode one image file, turned upright, in sRGB, with its long side at most `max_side_px`.
 
-    Raises OSError or ValueError where the file is damaged.
+    Raises OSError or ValueError where the file is damaged, UserError where a raw photo needs a missing package.
     """
-    if path.suffix.lower() in HEIF_SUFFIXES:
+    if path.suffix.lower() in RAW_SUFFIXES:
+        return _decode_raw(path, max_side_px)
+    is_heif = path.suffix.lower() in HEIF_SUFFIXES
+    if is_heif:
         import pillow_heif  # heavy, and most captures have none
 
         pillow_heif.register_heif_opener()
@@ -54,7 +61,7 @@ def decode_photo(path: Path, max_side_px: int) -> Decoded:
         image.load()
         alpha = _alpha(image)
         rgb = _as_srgb(image)
-    turn = TURNS.get(tags.orientation)
+    turn = None if is_heif else TURNS.get(tags.orientation)  # a HEIC comes upright from its decoder
     if turn is not None:
         rgb, alpha = rgb.transpose(turn), alpha and alpha.transpose(turn)
     size = _fitted(rgb.size, max_side_px)
@@ -62,6 +69,36 @@ def decode_photo(path: Path, max_side_px: int) -> Decoded:
         rgb = rgb.resize(size, Image.Resampling.LANCZOS)
         alpha = alpha and alpha.resize(size, Image.Resampling.BOX)
     return Decoded(rgb, alpha, tags)
+
+
+def _decode_raw(path: Path, max_side_px: int) -> Decoded:
+    """Develop a raw photo with the camera's own white balance; libraw turns it upright.
+
+    Nothing adapts to what a photo shows (no automatic brightness or white level), so that equal exposures stay equal. A
+    DNG's BaselineExposure says how much brighter its maker means it to be.
+    """
+    try:
+        import rawpy
+    except ImportError as error:
+        raise UserError(f"Reading the raw photo {path.name} needs rawpy; install it with: pip install rawpy") from error
+    exif = exif_of_raw(path)
+    baseline_ev = exif.get(BASELINE_EXPOSURE)
+    try:
+        with rawpy.imread(str(path)) as raw:
+            pixels = raw.postprocess(
+                use_camera_wb=True,
+                no_auto_bright=True,
+                adjust_maximum_thr=0.0,
+                bright=2.0 ** float(baseline_ev) if baseline_ev is not None else 1.0,
+                output_color=rawpy.ColorSpace.sRGB,
+                gamma=(2.4, 12.92),  # sRGB's curve as libraw counts: exponent and slope near black
+                half_size=max(raw.sizes.width, raw.sizes.height) >= 2 * max_side_px,
+            )
+    except rawpy.LibRawError as error:
+        raise OSError(f"libraw cannot read it: {error}") from error
+    rgb = Image.fromarray(pixels)
+    size = _fitted(rgb.size, max_side_px)
+    return Decoded(rgb.resize(size, Image.Resampling.LANCZOS), None, lens_tags(exif))
 
 
 def decode_mask(path: Path, size: tuple[int, int], orientation: int) -> Image.Image:

@@ -18,6 +18,7 @@ from scipy.spatial import ConvexHull
 from recon.camera import View
 from recon.data import ObjectRegion, PosedCapture, read_mask
 from recon.evaluate.score import TrueView, read_views, visible_samples
+from recon.evaluate.variants import judge_cameras
 from recon.isolate.box import upright_box
 from recon.transforms import Similarity, umeyama
 
@@ -31,7 +32,7 @@ class PreprocessScore:
     rotation_median_deg: float
     rotation_max_deg: float
     centre_median_pct: float
-    """Per cent of the cameras' median distance to the object, as is the largest."""
+    """Per cent of the orbit's radius, as is the largest."""
     centre_max_pct: float
     mask_iou: dict[str, float]
     """By photo, in the undistorted photo."""
@@ -77,15 +78,18 @@ def score_preprocess(posed: PosedCapture, region: ObjectRegion, n_photos: int, s
     world_from_truth = umeyama(
         np.array([t.view.centre_world() for _, t in pairs]), np.array([v.centre_world() for v, _ in pairs])
     )
-    rotation_deg, centre_pct = camera_errors(pairs, world_from_truth, truth.vertices.mean(0))
+    errors = judge_cameras(
+        {v.name: v.cam_from_world for v, _ in pairs}, {t.view.name: t.view.cam_from_world for _, t in pairs}
+    )
+    centre_pct = 100 * errors.centre_share
     vertices = world_from_truth.apply(np.asarray(truth.vertices, float))
     seen = world_from_truth.apply(visible_samples(truth, list(true_views.values()), 40_000))
     sides, true_sides = sorted_sides(region.box_size), sorted_sides(upright_box(vertices)[1])
     return PreprocessScore(
         photos=n_photos,
         registered=len(posed.views),
-        rotation_median_deg=float(np.median(rotation_deg)),
-        rotation_max_deg=float(rotation_deg.max()),
+        rotation_median_deg=float(np.median(errors.rotation_deg)),
+        rotation_max_deg=float(errors.rotation_deg.max()),
         centre_median_pct=float(np.median(centre_pct)),
         centre_max_pct=float(centre_pct.max()),
         mask_iou={v.name: mask_iou(region.mask(v.name) >= 128, v, t, world_from_truth) for v, t in pairs if t.mask},
@@ -94,22 +98,6 @@ def score_preprocess(posed: PosedCapture, region: ObjectRegion, n_photos: int, s
         hull_contains=float(region.inside_hull(seen).mean()),
         hull_volume_ratio=ConvexHull(region.hull_vertices_world).volume / ConvexHull(vertices).volume,
     )
-
-
-def camera_errors(
-    pairs: list[tuple[View, TrueView]], world_from_truth: Similarity, target_truth: Float64[np.ndarray, "3"]
-) -> tuple[Float64[np.ndarray, " n_views"], Float64[np.ndarray, " n_views"]]:
-    """Rotation errors in degrees and centre errors in per cent of the median distance to the target."""
-    target = world_from_truth.apply(target_truth[None])[0]
-    centres = np.array([v.centre_world() for v, _ in pairs])
-    true_poses = [world_from_truth.apply_to_camera(t.view.cam_from_world) for _, t in pairs]
-    turns = [v.cam_from_world.rotation @ p.rotation.T for (v, _), p in zip(pairs, true_poses, strict=True)]
-    # From the antisymmetric part: arccos of the trace loses small angles.
-    sines = [np.linalg.norm([r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]]) / 2 for r in turns]
-    angles = np.arctan2(sines, [(np.trace(r) - 1) / 2 for r in turns])
-    off = np.linalg.norm(centres - [p.inverse().translation for p in true_poses], axis=1)
-    distance = np.median(np.linalg.norm(centres - target, axis=1))
-    return np.degrees(angles), 100 * off / distance
 
 
 def sorted_sides(size: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "3"]:

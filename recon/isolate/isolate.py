@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32
 from PIL import Image
 
-from recon.camera import Pinhole
+from recon.camera import View
 from recon.data import ObjectRegion, PosedCapture, read_mask
 from recon.errors import UserError
 from recon.isolate.aim import Aim, aim_at
@@ -42,7 +43,7 @@ class IsolateConfig:
     """Longer side, in pixels, at which outlines are sharpened at last; larger photos get the mask enlarged."""
     n_plane_photos: int = 10
     """Other photos that each photo is compared with through the support plane. More is steadier and slower."""
-    n_far_photos: int = 4
+    n_far_photos: int = 8
     """Nearest other photos that each photo is compared with through planes far behind the object."""
     n_voxels: int = 110
     """Voxels per side of the carving grid (its cube is spent on the object's box). More keeps thinner parts."""
@@ -111,7 +112,7 @@ def isolate_object(posed: PosedCapture, cfg: IsolateConfig, job: Job) -> ObjectR
             raise UserError("isolate.keep_base=true, but no plane was found that the object stands on.")
         grid, solid = with_base(grid, solid, cfg.base_share)
         masks = [m | silhouette(grid, solid, f) for m, f in zip(masks, full, strict=True)]
-    in_threads(lambda view, mask: write_mask(job, view.name, mask, view.camera), posed.views, masks)
+    in_threads(partial(write_mask, posed, job), posed.views, masks)
     small = [at_size(m, f.shape()) for m, f in zip(masks, frames, strict=True)]
     source = "given" if use_given else "estimated"
     region = region_of(posed, grid, solid, cfg.hull_margin_share, job, source)
@@ -162,13 +163,16 @@ def search(
     return agree(frames, stacks, loose, core, spots, cfg.smoothness, cfg.n_voxels, cfg.seed, progress)
 
 
-def write_mask(job: Job, name: str, mask: Bool[np.ndarray, "h w"], camera: Pinhole) -> None:
-    """Save a mask, softened at its edge, at the photo's own size."""
-    soft: UInt8[np.ndarray, "h w"] = cv2.GaussianBlur(mask.astype(np.uint8) * 255, (0, 0), 0.6)
-    size = (camera.width_px, camera.height_px)
-    if soft.shape != size[::-1]:
-        soft = cv2.resize(soft, size, interpolation=cv2.INTER_LINEAR)
-    Image.fromarray(soft).save(job.folder / "masks" / f"{name}.png")
+def write_mask(posed: PosedCapture, job: Job, view: View, mask: Bool[np.ndarray, "h w"]) -> None:
+    """Save a mask at the photo's own size: the user's as it came, any other softened at its edge."""
+    given = posed.mask_path(view.name)
+    size = (view.camera.width_px, view.camera.height_px)
+    image = read_mask(given) if given is not None else None
+    if image is None or image.shape != size[::-1] or not np.array_equal(at_size(image > 127, mask.shape), mask):
+        image = cv2.GaussianBlur(mask.astype(np.uint8) * 255, (0, 0), 0.6)
+    if image.shape != size[::-1]:
+        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    Image.fromarray(image).save(job.folder / "masks" / f"{view.name}.png")
 
 
 def from_given_masks(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from jaxtyping import Bool
+from scipy import ndimage
 
 from recon.data import PosedCapture
 from recon.isolate.carve import carve_finer, main_bodies, signed_distance_px
@@ -33,10 +34,11 @@ def sharpen(
     """Masks of the photos at `full` size from those at the working size of `frames`, and the body behind them."""
 
     def agreed(sharp: Sequence[Bool[np.ndarray, "_ _"]]) -> list[tuple[np.ndarray, np.ndarray]]:
-        grid, (strict, loose) = common_solids(frames, full, sharp, body, (STRICT_SHARE, LOOSE_SHARE))
+        shares = (LOOSE_SHARE, STRICT_SHARE, max(STRICT_SHARE, 1.01 / len(full)))
+        grid, solids = common_solids(frames, full, sharp, body, shares)
 
         def one(mask: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-            return consistent(mask, silhouette(grid, loose, frame), silhouette(grid, strict, frame))
+            return consistent(mask, *(silhouette(grid, s, frame) for s in solids))
 
         return in_threads(one, sharp, full)
 
@@ -58,16 +60,21 @@ def common_solids(
 
 
 def consistent(
-    mask: Bool[np.ndarray, "h w"], loose: Bool[np.ndarray, "h w"], strict: Bool[np.ndarray, "h w"]
+    mask: Bool[np.ndarray, "h w"],
+    loose: Bool[np.ndarray, "h w"],
+    strict: Bool[np.ndarray, "h w"],
+    spared: Bool[np.ndarray, "h w"],
 ) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
     """A mask without what lies beyond the loose solid's silhouette, and what it lacks deep in the strict one's.
 
     Small gaps are filled at once; the larger ones, which are returned apart, may be true openings that few photos look
-    through.
+    through. A small hole is also filled if the solid that a single photo cannot deny (`spared`) covers it: among few
+    photos, the strict one lacks whatever this photo lacks.
     """
     kept: np.ndarray = mask & (signed_distance_px(loose) > -1)
     lacking = (signed_distance_px(strict) > 3) & ~kept
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(lacking.astype(np.uint8))
+    hole = ndimage.binary_fill_holes(kept) & (signed_distance_px(spared) > 3) & ~kept
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((lacking | hole).astype(np.uint8))
     small = stats[:, cv2.CC_STAT_AREA] < SMALL_GAP_SHARE * mask.sum()
     small[0] = False  # what is not lacking
     filled: np.ndarray = kept | small[labels]

@@ -83,6 +83,6 @@ def build_report(
         "stats": stats,
         "config": config,
     }
-    if posed.scale_source == "unknown":
+    if posed.scale_source == "unknown" and stats.get("exported", {}).get("unit") != "metre":
         report["asset"] |= {"size": "unit-size", "size_note": UNKNOWN_SCALE}
     return {k: jsonable(v) for k, v in report.items()}
