@@ -1,8 +1,9 @@
 """A workspace that runs stages, keeps their results by what went into them, and resumes.
 
 A stage is a plain function `stage(*inputs, cfg, job) -> noun` marked by `@stage(...)`. Its key is a hash of its
-name, version, config and the keys of its inputs; a file or folder as input counts by its CONTENTS. The result is
-written into `NN_name-KEY.partial` and renamed once when complete, so a finished folder is always whole.
+name, version, config and the keys of its inputs; a file or folder as input counts by its CONTENTS, and so do the files
+that a config names by its method `files()`. The result is written into `NN_name-KEY.partial` and renamed once when
+complete, so a finished folder is always whole.
 """
 
 from __future__ import annotations
@@ -106,6 +107,11 @@ def plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
+def file_keys(cfg: Any) -> list[str]:
+    """Content keys of the files that a config names by its method `files()`, such as a network's weights."""
+    return [content_key(path) for path in cfg.files()] if hasattr(cfg, "files") else []
+
+
 def content_key(path: Path) -> str:
     """SHA-256 over the names and contents of a file, or of all files below a folder (hidden ones left out)."""
     digest = hashlib.sha256()
@@ -176,7 +182,7 @@ class Workspace:
             "stage": name,
             "version": function.stage_version,  # type: ignore[attr-defined]
             "config": plain(cfg),
-            "inputs": [self._key_of(x) for x in inputs],
+            "inputs": [*(self._key_of(x) for x in inputs), *file_keys(cfg)],
         }
         key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
         folder = self.root / f"{len(self.records) + 1:02d}_{name}-{key}"

@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 from PIL import Image
 
 from recon.camera import View
@@ -19,11 +20,13 @@ from recon.isolate.aim import Aim, aim_at
 from recon.isolate.carve import main_bodies
 from recon.isolate.classify import features
 from recon.isolate.consensus import Body, agree, carved, regrid
+from recon.isolate.consult import network_named, prompted_masks, salient_shares, with_shares, with_their_feature
 from recon.isolate.contact_sheet import write_contact_sheet
 from recon.isolate.cues import far_cues, plane_cue
 from recon.isolate.frames import Frame, in_threads, load_frames
 from recon.isolate.region import agreement, region_of, with_base
 from recon.isolate.seed import evidence, mean_evidence, point_spots, search_grid
+from recon.isolate.segmenter import PromptedNetwork, SalientNetwork, files_read
 from recon.isolate.sharpen import LOOSE_SHARE, at_size, common_solids, sharpen
 from recon.isolate.volume import silhouette
 from recon.stage import Job, stage
@@ -67,8 +70,16 @@ class IsolateConfig:
     """Keep a piece of what the object stands on, all around its foot."""
     base_share: float = 0.15
     """How far that piece reaches beyond the foot, as a share of the foot's width."""
+    model: str = ""
+    """A segmentation network to ask as one more witness: the ONNX file of a salient-object network as rembg uses them
+    (u2netp.onnx, isnet-general-use.onnx, ...), or SAM 2 as samexporter writes it, named by its folder or by its path
+    before .encoder.onnx. Needs onnxruntime."""
     seed: int = 0
     """Seed of the classifiers' sampling."""
+
+    def files(self) -> tuple[Path, ...]:
+        """Files whose contents the result depends on."""
+        return files_read(self.model) if self.model else ()
 
 
 @stage(result=ObjectRegion, version=2)
@@ -84,9 +95,15 @@ def isolate_object(posed: PosedCapture, cfg: IsolateConfig, job: Job) -> ObjectR
     (job.folder / "masks").mkdir(parents=True, exist_ok=True)
     full = load_frames(posed, cfg.refine_side_px)
     if use_given:
+        if cfg.model:
+            job.warn(f"isolate.model={cfg.model} was not asked, because the photos came with masks.")
         masks, body = from_given_masks(posed, frames, full, aim, cfg, job)
     else:
-        masks, body = search(posed, frames, aim, cfg, job)
+        network = network_named(cfg.model, job)
+        shares = salient_shares(network, full, frames, job) if isinstance(network, SalientNetwork) else []
+        masks, body = search(posed, frames, shares, aim, cfg, job)
+        if isinstance(network, PromptedNetwork):
+            masks = prompted_masks(network, full, masks, body.silhouettes(frames), job)
         job.progress(0.6, 1, "sharpening outlines")
         masks = sharpen(posed, frames, full, masks, body, 2 * cfg.smoothness, cfg.seed)
     grid, (solid,) = common_solids(frames, full, masks, body, (LOOSE_SHARE,))
@@ -106,9 +123,14 @@ def isolate_object(posed: PosedCapture, cfg: IsolateConfig, job: Job) -> ObjectR
 
 
 def search(
-    posed: PosedCapture, frames: Sequence[Frame], aim: Aim, cfg: IsolateConfig, job: Job
+    posed: PosedCapture,
+    frames: Sequence[Frame],
+    shares: Sequence[Float32[np.ndarray, "_ _"]],
+    aim: Aim,
+    cfg: IsolateConfig,
+    job: Job,
 ) -> tuple[list[Bool[np.ndarray, "_ _"]], Body]:
-    """Masks at working size and the body behind them, from the photos alone."""
+    """Masks at working size and the body behind them, from the photos and what a network says of them (or nothing)."""
     plane = posed.support_plane
     grid, allowed = search_grid(frames, aim.focus_world, plane, cfg.search_radius_share, 72)
     allowed &= aim.allows(grid)
@@ -123,8 +145,7 @@ def search(
         return features(frame, cost, far[i]), evidence(explained, np.isfinite(cost[..., 0]), ~in_region)
 
     looks = in_threads(look, range(len(frames)))
-    stacks = [stack for stack, _ in looks]
-    mean = np.where(allowed, mean_evidence(grid, frames, [m for _, m in looks]), -1)
+    mean = np.where(allowed, mean_evidence(grid, frames, with_shares([m for _, m in looks], shares)), -1)
     strongest = float(np.percentile(mean[allowed], 99.9)) if allowed.any() else 0.0
     if strongest <= 0:
         raise UserError("nothing in the photos stands out from its surroundings; photograph one object from all sides")
@@ -132,6 +153,7 @@ def search(
         Body(aim, grid, main_bodies(mean > share * strongest, grid, aim.focus_world, aim.others_share), allowed)
         for share in (cfg.loose_share, cfg.core_share)
     )
+    stacks = with_their_feature([stack for stack, _ in looks], shares, frames, loose, core, job)
     distance = np.median([np.linalg.norm(f.centre_world() - aim.focus_world) for f in frames])
     spots = point_spots(posed, frames, grid, loose.solid, 0.02 * float(distance), 2)
 
