@@ -1,0 +1,115 @@
+"""Keypoints and descriptors by our own small network, as the same noun that SIFT gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch.nn import functional
+
+from pose.features import PhotoFeatures
+from pose.learned.corners import find_corners
+from pose.learned.network import COARSEST, FeatureNet, load_weights, normalised
+from recon.errors import UserError
+
+WEIGHTS = Path(__file__).with_name("weights.npz")
+LEVELS = (1.0, 0.7, 0.5, 0.35)
+"""Sizes at which a photo is looked at; the network itself copes with what lies between."""
+BLOB_SIGMA_PX = 2.0
+"""What `scale_px` of a keypoint at full size is, so that it compares with SIFT's."""
+
+
+@dataclass(frozen=True)
+class LearnedConfig:
+    """How learned features are found."""
+
+    max_side_px: int = 1200
+    """Photos are made this small before features are sought, in pixels; time grows with its square."""
+    max_features: int = 4000
+    """Most reliable features kept per photo; matching time grows with its square."""
+    n_candidates: int = 8000
+    """Corners per photo that the network judges; raising it finds more on plain surfaces, slower."""
+    checkpoint: str = ""
+    """A file of your own: weights.npz of scripts/train_features.py, or ALIKED as ONNX in COLMAP's form (needs the
+    `onnx` extra). Empty: the weights that come with recon."""
+
+
+def detect_learned(grey: UInt8[np.ndarray, "h w"], cfg: LearnedConfig) -> PhotoFeatures:
+    """Corners at several sizes with learned descriptors, the most reliable first.
+
+    Descriptors are non-negative, of unit length, and stored as SIFT's are here: bytes of 512 times the value. Made for
+    photos held within about 40 degrees of the same upright. Raises UserError where `cfg.checkpoint` cannot be used.
+    """
+    h, w = grey.shape
+    scale = min(1.0, cfg.max_side_px / max(h, w))
+    image = grey.astype(np.float32)
+    if scale < 1:
+        image = cv2.resize(image, (round(w * scale), round(h * scale)), interpolation=cv2.INTER_AREA)
+    if cfg.checkpoint.endswith(".onnx"):
+        from pose.learned.checkpoints import detect_by_checkpoint
+
+        found = detect_by_checkpoint(image, Path(cfg.checkpoint), cfg.max_features)
+    else:
+        found = _detect(image, network(cfg.checkpoint), cfg)
+    keypoints = found.keypoints * np.float32([w / image.shape[1], h / image.shape[0], 1 / scale, 1])
+    return PhotoFeatures(keypoints, found.descriptors)
+
+
+@cache
+def network(checkpoint: str) -> FeatureNet:
+    """The network with its own weights, or with those of a file. Raises UserError where the file is of no use."""
+    path = Path(checkpoint) if checkpoint else WEIGHTS
+    if not path.is_file():
+        raise UserError(f"{path} is missing; name a weights file that exists, or none to use the one of recon.")
+    try:
+        return load_weights(path)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(f"{path} does not hold weights of recon's feature network; use one of its own.") from error
+
+
+def to_bytes(descriptors: Float[np.ndarray, "n 128"]) -> UInt8[np.ndarray, "n 128"]:
+    """Non-negative unit descriptors as bytes of 512 times the value (COLMAP's form of RootSIFT)."""
+    return np.clip(np.rint(descriptors * 512), 0, 255).astype(np.uint8)
+
+
+def _detect(image: Float32[np.ndarray, "h w"], net: FeatureNet, cfg: LearnedConfig) -> PhotoFeatures:
+    """Features of a photo of working size, in its own pixels."""
+    keypoints, descriptors, scores = [], [], []
+    total = sum(level**2 for level in LEVELS)
+    for level in LEVELS:
+        h, w = (round(side * level) for side in image.shape)
+        if min(h, w) < 2 * COARSEST:
+            continue
+        small = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA) if level < 1 else image
+        xy_px, log_strength = find_corners(small, round(cfg.n_candidates * level**2 / total))
+        if not len(xy_px):
+            continue
+        descriptor, score = _describe(small, xy_px, log_strength, net)
+        row = np.full((len(xy_px), 4), (0, 0, BLOB_SIGMA_PX / level, 0), np.float32)
+        row[:, :2] = xy_px * (image.shape[1] / w, image.shape[0] / h)
+        keypoints.append(row)
+        descriptors.append(descriptor)
+        scores.append(score)
+    if not keypoints:
+        return PhotoFeatures(np.zeros((0, 4), np.float32), np.zeros((0, 128), np.uint8))
+    best = np.argsort(-np.concatenate(scores), kind="stable")[: cfg.max_features]
+    return PhotoFeatures(np.concatenate(keypoints)[best], to_bytes(np.concatenate(descriptors)[best]))
+
+
+@torch.inference_mode()
+def _describe(
+    grey: Float32[np.ndarray, "h w"], xy_px: Float32[np.ndarray, "n 2"], log_strength: Float32[np.ndarray, " n"],
+    net: FeatureNet,
+) -> tuple[Float32[np.ndarray, "n 128"], Float32[np.ndarray, " n"]]:  # fmt: skip
+    """Descriptors and reliability logits at positions of one picture."""
+    h, w = grey.shape
+    picture = torch.from_numpy(normalised(grey))[None, None]
+    picture = functional.pad(picture, (0, -w % COARSEST, 0, -h % COARSEST))
+    maps = net.maps(picture.contiguous(memory_format=torch.channels_last))
+    descriptor, score = net.read(maps, torch.from_numpy(xy_px)[None], torch.from_numpy(log_strength)[None])
+    return descriptor[0].numpy(), score[0].numpy()
