@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch.nn import functional
 
 from pose.features import PhotoFeatures
-from pose.learned.corners import find_corners
+from pose.learned.blobs import find_blobs
 from pose.learned.network import COARSEST, FeatureNet, load_weights, normalised
 from recon.errors import UserError
 
@@ -32,15 +32,15 @@ class LearnedConfig:
     """Photos are made this small before features are sought, in pixels; time grows with its square."""
     max_features: int = 4000
     """Most reliable features kept per photo; matching time grows with its square."""
-    n_candidates: int = 8000
-    """Corners per photo that the network judges; raising it finds more on plain surfaces, slower."""
+    n_candidates: int = 10000
+    """Blobs per photo that the network judges; raising it finds more on plain surfaces, slower."""
     checkpoint: str = ""
     """A file of your own: weights.npz of scripts/train_features.py, or ALIKED as ONNX in COLMAP's form (needs the
     `onnx` extra). Empty: the weights that come with recon."""
 
 
 def detect_learned(grey: UInt8[np.ndarray, "h w"], cfg: LearnedConfig) -> PhotoFeatures:
-    """Corners at several sizes with learned descriptors, the most reliable first.
+    """Blobs at several sizes with learned descriptors, the most reliable first.
 
     Descriptors are non-negative, of unit length, and stored as SIFT's are here: bytes of 512 times the value. Made for
     photos held within about 40 degrees of the same upright. Raises UserError where `cfg.checkpoint` cannot be used.
@@ -86,10 +86,11 @@ def _detect(image: Float32[np.ndarray, "h w"], net: FeatureNet, cfg: LearnedConf
         if min(h, w) < 2 * COARSEST:
             continue
         small = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA) if level < 1 else image
-        xy_px, log_strength = find_corners(small, round(cfg.n_candidates * level**2 / total))
+        picture = normalised(small)
+        xy_px, log_strength = find_blobs(picture, round(cfg.n_candidates * level**2 / total))
         if not len(xy_px):
             continue
-        descriptor, score = _describe(small, xy_px, log_strength, net)
+        descriptor, score = _describe(picture, xy_px, log_strength, net)
         row = np.full((len(xy_px), 4), (0, 0, BLOB_SIGMA_PX / level, 0), np.float32)
         row[:, :2] = xy_px * (image.shape[1] / w, image.shape[0] / h)
         keypoints.append(row)
@@ -103,13 +104,12 @@ def _detect(image: Float32[np.ndarray, "h w"], net: FeatureNet, cfg: LearnedConf
 
 @torch.inference_mode()
 def _describe(
-    grey: Float32[np.ndarray, "h w"], xy_px: Float32[np.ndarray, "n 2"], log_strength: Float32[np.ndarray, " n"],
+    picture: Float32[np.ndarray, "h w"], xy_px: Float32[np.ndarray, "n 2"], log_strength: Float32[np.ndarray, " n"],
     net: FeatureNet,
 ) -> tuple[Float32[np.ndarray, "n 128"], Float32[np.ndarray, " n"]]:  # fmt: skip
-    """Descriptors and reliability logits at positions of one picture."""
-    h, w = grey.shape
-    picture = torch.from_numpy(normalised(grey))[None, None]
-    picture = functional.pad(picture, (0, -w % COARSEST, 0, -h % COARSEST))
-    maps = net.maps(picture.contiguous(memory_format=torch.channels_last))
+    """Descriptors and reliability logits at positions of one normalised picture."""
+    h, w = picture.shape
+    padded = functional.pad(torch.from_numpy(picture)[None, None], (0, -w % COARSEST, 0, -h % COARSEST))
+    maps = net.maps(padded.contiguous(memory_format=torch.channels_last))
     descriptor, score = net.read(maps, torch.from_numpy(xy_px)[None], torch.from_numpy(log_strength)[None])
     return descriptor[0].numpy(), score[0].numpy()

@@ -56,7 +56,7 @@ class FeatureNet(nn.Module):
         )
         self.rely = nn.Linear(HIDDEN + 1, 1)
 
-    def maps(self, images: Float[Tensor, "b 1 h w"]) -> list[Float[Tensor, "b c i j"]]:
+    def maps(self, images: Float[Tensor, "b 1 h w"]) -> list[Float[Tensor, "_ _ _ _"]]:
         """Feature maps at strides 4, 8 and 16 of normalised photos whose sides are multiples of 16."""
         quarter = self.stride4(self.stride2(images))
         eighth = self.stride8(quarter)
@@ -64,7 +64,7 @@ class FeatureNet(nn.Module):
 
     def read(
         self,
-        maps: list[Float[Tensor, "b c i j"]],
+        maps: list[Float[Tensor, "_ _ _ _"]],
         xy_px: Float[Tensor, "b n 2"],
         log_strength: Float[Tensor, "b n"],
     ) -> tuple[Float[Tensor, "b n 128"], Float[Tensor, "b n"]]:

@@ -23,7 +23,7 @@ from pose.learned.training.scenes import Views
 class FitConfig:
     """How the network is fitted."""
 
-    n_steps: int = 4000
+    n_steps: int = 2200
     pairs_per_step: int = 8
     learning_rate: float = 3e-3
     """Highest, reached after `warm_steps`; it falls to nothing along a cosine."""
@@ -34,6 +34,8 @@ class FitConfig:
     """Factor on cosines in the soft-max: raising it looks at the hardest negatives only."""
     near_px: float = 6.0
     """Other points of the same picture so near to the right place are not called wrong."""
+    unfound_weight: float = 0.3
+    """Weight of points at which the other picture has no blob of its own: they are met at their true place, with noise."""
     check_every: int = 200
     """Steps between validations, and between checkpoints."""
     seed: int = 0
@@ -94,7 +96,9 @@ def losses(net: FeatureNet, batch: Batch, cfg: FitConfig) -> tuple[Tensor, Tenso
     cosine = (a @ b.T).masked_fill(same, -1.0)
     rows = batch.seen.nonzero()[:, 0]
     logits = cfg.sharpness * cosine
-    matching = 0.5 * (functional.cross_entropy(logits[rows], rows) + functional.cross_entropy(logits.T[rows], rows))
+    both_ways = [functional.cross_entropy(table[rows], rows, reduction="none") for table in (logits, logits.T)]
+    weight = torch.where(batch.found_again[rows], 1.0, cfg.unfound_weight)
+    matching = 0.5 * (weight * (both_ways[0] + both_ways[1])).sum() / weight.sum()
     with torch.no_grad():
         within = cosine.masked_fill(owner[:, None] != owner, -1.0)
         right = within.argmax(1) == torch.arange(len(a), device=a.device)
@@ -143,7 +147,7 @@ def fit(
     started = time.process_time() - cpu_s
     while step < cfg.n_steps:
         share = step / cfg.n_steps
-        rate = cfg.learning_rate * min(1.0, (step + 1) / cfg.warm_steps) * 0.5 * (1 + np.cos(np.pi * share))
+        rate = float(cfg.learning_rate * min(1.0, (step + 1) / cfg.warm_steps) * 0.5 * (1 + np.cos(np.pi * share)))
         for group in optimiser.param_groups:
             group["lr"] = rate
         rng = np.random.default_rng([cfg.seed, step])  # the same pairs whether or not it was interrupted
@@ -156,7 +160,7 @@ def fit(
         step += 1
         if step % cfg.check_every == 0 or step == cfg.n_steps:
             cpu_s = time.process_time() - started
-            figures = {"step": step, "cpu_s": round(cpu_s, 1), "train_loss": float(matching)}
+            figures = {"step": step, "cpu_s": round(cpu_s, 1), "train_loss": float(matching.detach())}
             figures |= validate(net, judged, cfg)
             _append(curve, figures)
             state = {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "cpu_s": cpu_s}

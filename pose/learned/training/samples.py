@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
-from pose.learned.corners import find_corners
+from pose.learned.blobs import find_blobs
 from pose.learned.network import normalised
 from pose.learned.training.scenes import Views
 
@@ -18,7 +18,7 @@ SIDE_PX = 192
 N_POINTS = 256
 """Keypoints taken from each."""
 SAME_PX = 1.5
-"""A corner found so near to where another picture's corner really is counts as found again."""
+"""A blob found so near to where another picture's blob really is counts as found again."""
 
 Project = Callable[[Float64[np.ndarray, "n 2"]], tuple[Float64[np.ndarray, "n 2"], Bool[np.ndarray, " n"]]]
 """From pixels of one picture to those of another, and which are truly seen there."""
@@ -36,7 +36,7 @@ class Pair:
     judged: Bool[np.ndarray, " n"]
     """Whether this row may teach what is reliable: not where the point lies outside the other picture."""
     found_again: Bool[np.ndarray, " n"]
-    """The other picture's own corner lies at the true place."""
+    """The other picture's own blob lies at the true place."""
 
 
 def spoil(grey: UInt8[np.ndarray, "h w"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w"]:
@@ -158,9 +158,9 @@ def _depth_at(depth_z: Float32[np.ndarray, "h w"], xy: np.ndarray) -> tuple[np.n
 
 
 def _pair(images: Sequence[np.ndarray], project: Project, rng: np.random.Generator) -> Pair:
-    """Spoil both, find corners in both and tell which of the first's are where in the second."""
-    pictures = [spoil(np.ascontiguousarray(g), rng).astype(np.float32) for g in images]
-    (xy_a, strength_a), (xy_b, strength_b) = (find_corners(p, 2 * N_POINTS) for p in pictures)
+    """Spoil both, find blobs in both and tell which of the first's are where in the second."""
+    pictures = [normalised(spoil(np.ascontiguousarray(g), rng).astype(np.float32)) for g in images]
+    (xy_a, strength_a), (xy_b, strength_b) = (find_blobs(p, 2 * N_POINTS) for p in pictures)
     if len(xy_a) < 8 or len(xy_b) < 8:  # plain pictures teach with random places
         xy_a, xy_b = rng.uniform(8, SIDE_PX - 8, (2, N_POINTS, 2)).astype(np.float32)
         strength_a = strength_b = np.full(N_POINTS, -4, np.float32)
@@ -178,7 +178,7 @@ def _pair(images: Sequence[np.ndarray], project: Project, rng: np.random.Generat
     stray = ~(seen & inside)
     other[stray] = xy_b[rng.integers(0, len(xy_b), int(stray.sum()))]
     return Pair(
-        images=np.stack([normalised(p) for p in pictures]),
+        images=np.stack(pictures),
         xy_px=np.stack([xy_a, other]).astype(np.float32),
         log_strength=np.stack([strength_a, np.where(again, strength_b[nearest], strength_a)]).astype(np.float32),
         seen=seen & inside,
