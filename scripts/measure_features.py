@@ -3,9 +3,9 @@
 
     python scripts/measure_features.py CAPTURE... [--checkpoint weights.npz] [--anchors 4]
 
-For pairs of photos 20, 40 and 60 degrees apart: how many matches COLMAP's rules give (mutual, ratio 0.8, distance 0.7),
-how many of them lie within 2 px of the true epipolar line, and how far the good ones on the object or its table lie from
-the true place. As photographed, with everything but the object blurred, and with the whole photo blurred by 3 px.
+For pairs of photos 20, 40 and 60 degrees apart: how many matches by COLMAP's rules (mutual, ratio 0.8, distance 0.7)
+lie within 2 px of the true epipolar line, their share of all, and how far those on the object or its table lie from the
+true place. As photographed, with everything but the object blurred, and with the whole photo blurred by 3 px.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ class Ground:
 
     def __init__(self, mesh: trimesh.Trimesh) -> None:
         side = 4 * float(np.abs(mesh.bounds).max())
-        table = np.array([[-side, -side, 0], [side, -side, 0], [side, side, 0], [-side, side, 0]])[[[0, 1, 2], [0, 2, 3]]]
+        table = np.array([[-side, -side, 0], [side, -side, 0], [side, side, 0], [-side, side, 0]])[
+            [[0, 1, 2], [0, 2, 3]]
+        ]
         self.scene = rtcore_scene.EmbreeScene()
         TriangleMesh(self.scene, np.concatenate([mesh.triangles, table]).astype(np.float32))
 

@@ -24,9 +24,7 @@ ONE = 360
 """A descriptor's unit as bytes: COLMAP's largest distance between matches, 0.7 of 512, becomes 1.0."""
 
 
-def detect_by_checkpoint(
-    grey: Float32[np.ndarray, "h w"], checkpoint: Path, max_features: int
-) -> PhotoFeatures:
+def detect_by_checkpoint(grey: Float32[np.ndarray, "h w"], checkpoint: Path, max_features: int) -> PhotoFeatures:
     """The features that an ONNX file finds in a photo (0..255), best first.
 
     Raises UserError where the file or onnxruntime is missing, or the file is not ALIKED in COLMAP's form.

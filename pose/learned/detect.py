@@ -47,17 +47,16 @@ def detect_learned(grey: UInt8[np.ndarray, "h w"], cfg: LearnedConfig) -> PhotoF
     """
     h, w = grey.shape
     scale = min(1.0, cfg.max_side_px / max(h, w))
-    image = grey.astype(np.float32)
-    if scale < 1:
-        image = cv2.resize(image, (round(w * scale), round(h * scale)), interpolation=cv2.INTER_AREA)
+    size = (round(w * scale), round(h * scale))
+    image = cv2.resize(grey.astype(np.float32), size, interpolation=cv2.INTER_AREA).astype(np.float32)
     if cfg.checkpoint.endswith(".onnx"):
         from pose.learned.checkpoints import detect_by_checkpoint
 
         found = detect_by_checkpoint(image, Path(cfg.checkpoint), cfg.max_features)
     else:
         found = _detect(image, network(cfg.checkpoint), cfg)
-    keypoints = found.keypoints * np.float32([w / image.shape[1], h / image.shape[0], 1 / scale, 1])
-    return PhotoFeatures(keypoints, found.descriptors)
+    to_photo = np.array([w / size[0], h / size[1], 1 / scale, 1], np.float32)
+    return PhotoFeatures(found.keypoints * to_photo, found.descriptors)
 
 
 @cache

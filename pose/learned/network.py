@@ -50,7 +50,9 @@ class FeatureNet(nn.Module):
         self.stride8 = nn.Sequential(_block(b, c, 2), _block(c, c, 1), _block(c, c, 1), _block(c, c, 1))
         self.stride16 = nn.Sequential(_block(c, d, 2), _block(d, d, 1))
         n_read = 9 * b + 9 * c + d
-        self.hidden = nn.Sequential(nn.Linear(n_read, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU(inplace=True))
+        self.hidden = nn.Sequential(
+            nn.Linear(n_read, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU(inplace=True)
+        )
         self.describe = nn.Sequential(
             nn.Linear(HIDDEN, DESCRIPTOR, bias=False), nn.BatchNorm1d(DESCRIPTOR, affine=False)
         )
@@ -103,4 +105,4 @@ def load_weights(path: Path) -> FeatureNet:
         state = {k: torch.from_numpy(v.astype(np.float32)) for k, v in arrays.items()}
     counters = {k: v for k, v in net.state_dict().items() if k.endswith("num_batches_tracked")}
     net.load_state_dict(state | counters)
-    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -35,7 +35,7 @@ class FitConfig:
     near_px: float = 6.0
     """Other points of the same picture so near to the right place are not called wrong."""
     unfound_weight: float = 0.3
-    """Weight of points at which the other picture has no blob of its own: they are met at their true place, with noise."""
+    """Weight of points where the other picture has no blob of its own: they are met near their true place."""
     check_every: int = 200
     """Steps between validations, and between checkpoints."""
     seed: int = 0
@@ -134,7 +134,7 @@ def fit(
     """Train; goes on from the checkpoint in `folder`, writes `curve.csv` and `checkpoint.pt` there."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(cfg.seed)
-    net = FeatureNet().to(device, memory_format=torch.channels_last).train()
+    net = FeatureNet().to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(net.parameters(), cfg.learning_rate, weight_decay=1e-4)
     step, cpu_s = 0, 0.0
     checkpoint, curve = folder / "checkpoint.pt", folder / "curve.csv"

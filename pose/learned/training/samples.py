@@ -83,7 +83,9 @@ def warped_pair(grey: UInt8[np.ndarray, "h w"], rng: np.random.Generator) -> Pai
         # cv2 counts from the first pixel's centre, we from its corner
         shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
         to_cv = np.linalg.inv(shift) @ maps[-1] @ shift
-        images.append(cv2.warpPerspective(grey, to_cv, (SIDE_PX, SIDE_PX), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT))
+        images.append(
+            cv2.warpPerspective(grey, to_cv, (SIDE_PX, SIDE_PX), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT)
+        )
     b_from_a = maps[1] @ np.linalg.inv(maps[0])
 
     def through(matrix: np.ndarray) -> Project:
@@ -104,9 +106,7 @@ def view_pair(views: Views, rng: np.random.Generator) -> Pair:
     to, seen = _reproject(views, a, b, around)
     pick = int(np.flatnonzero(seen)[0]) if seen.any() else 0
     corners = [np.clip(p - SIDE_PX / 2, 0, (w - SIDE_PX, h - SIDE_PX)).astype(int) for p in (around[pick], to[pick])]
-    images = [
-        views.grey[i, y : y + SIDE_PX, x : x + SIDE_PX] for i, (x, y) in zip((a, b), corners, strict=True)
-    ]
+    images = [views.grey[i, y : y + SIDE_PX, x : x + SIDE_PX] for i, (x, y) in zip((a, b), corners, strict=True)]
 
     def project(xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         moved, seen = _reproject(views, a, b, xy + corners[0])
@@ -169,7 +169,7 @@ def _pair(images: Sequence[np.ndarray], project: Project, rng: np.random.Generat
         rows = rng.choice(len(xy_a), N_POINTS, replace=False)
     xy_a, strength_a = xy_a[rows], strength_a[rows]
     true, seen = project(xy_a.astype(np.float64))
-    inside = (true > 8).all(1) & (true < SIDE_PX - 8).all(1)
+    inside = np.all((true > 8) & (true < SIDE_PX - 8), axis=1)
     gap = np.linalg.norm(true[:, None] - xy_b[None], axis=-1)
     nearest = gap.argmin(1)
     again = gap[np.arange(len(gap)), nearest] < SAME_PX

@@ -1,4 +1,4 @@
-"""Seeded ray-cast scenes of textured things on a textured floor, with depth: pairs of views with true correspondences."""
+"""Seeded ray-cast scenes of textured things on a textured floor, seen from several places, with depth."""
 
 from __future__ import annotations
 
@@ -103,11 +103,16 @@ def _things(rng: np.random.Generator) -> Things:
         owner.append(np.full(len(faces), index))
     n = len(parts)
     gloss = rng.uniform(0, 0.6, n) * (rng.random(n) < 0.6)
-    joined = (np.concatenate(a).astype(np.float32) for a in (corners, normals, uvs))
+    triangles, corner_normals, uv = (np.concatenate(a).astype(np.float32) for a in (corners, normals, uvs))
     return Things(
-        *joined, np.concatenate(owner), [texture(rng) for _ in parts], gloss.astype(np.float32),
-        (2.0 ** rng.uniform(2, 8, n)).astype(np.float32),
-    )  # fmt: skip
+        triangles=triangles,
+        normals=corner_normals,
+        uv=uv,
+        thing_idx=np.concatenate(owner),
+        textures=[texture(rng) for _ in parts],
+        gloss=gloss.astype(np.float32),
+        shininess=(2.0 ** rng.uniform(2, 8, n)).astype(np.float32),
+    )
 
 
 def _lamps(rng: np.random.Generator) -> Float32[np.ndarray, "n 4"]:
@@ -118,11 +123,12 @@ def _lamps(rng: np.random.Generator) -> Float32[np.ndarray, "n 4"]:
 
 
 def _camera(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Intrinsics, and a pose within a sector of 70 degrees that looks at the middle, held within 20 degrees of level."""
+    """Intrinsics, and a pose within a sector of 70 degrees that looks at the middle, at most 20 degrees off level."""
     azimuth, height = np.radians(rng.uniform(-35, 35)), np.radians(rng.uniform(8, 60))
     distance = rng.uniform(1.6, 3.0)
-    flat = np.array([np.cos(azimuth), np.sin(azimuth), 0]) * np.cos(height)
-    centre = distance * (flat + [0, 0, np.sin(height)]) + [0, 0, 0.3]
+    level = np.cos(height)
+    centre = distance * np.array([np.cos(azimuth) * level, np.sin(azimuth) * level, np.sin(height)])
+    centre[2] += 0.3
     forward = np.array([0, 0, 0.35]) + rng.normal(0, 0.12, 3) - centre
     forward /= np.linalg.norm(forward)
     right = np.cross(forward, [0, 0, 1.0])

@@ -1,4 +1,4 @@
-"""Seeded grey textures of many kinds, from newspaper to plaster: the only pictures that the network ever learns from."""
+"""Seeded grey textures of many kinds, newspaper to plaster: the only pictures that the network learns from."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def doodles(rng: np.random.Generator) -> Texture:
             cv2.rectangle(canvas, p, [p[0] + q[0] // 8, p[1] + q[1] // 8], grey, int(rng.choice([-1, thick])))
         else:
             word = "".join(rng.choice(list(string.printable[:90]), 4))
-            cv2.putText(canvas, word, p, int(rng.integers(0, 8)), rng.uniform(0.4, 2), grey, 1 + thick // 3, cv2.LINE_AA)
+            cv2.putText(
+                canvas, word, p, int(rng.integers(0, 8)), rng.uniform(0.4, 2), grey, 1 + thick // 3, cv2.LINE_AA
+            )
     return canvas.astype(np.float32) / 255
 
 
