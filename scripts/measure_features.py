@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -25,7 +25,7 @@ from embreex.mesh_construction import TriangleMesh
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a checkout too
 
 from pose.features import FeaturesConfig, PhotoFeatures, detect
-from pose.learned.detect import LearnedConfig, detect_learned
+from pose.learned.detect import LearnedConfig, detect_learned, joined
 from recon.evaluate.score import TrueView, read_views
 
 ANGLES_DEG = (20, 40, 60)
@@ -135,9 +135,16 @@ def measure(capture: Path, checkpoint: str, n_anchors: int) -> None:
     views = read_views(capture / "gt" / "transforms.json", "train")
     mesh = trimesh.load(capture / "gt" / "mesh.ply")
     ground, pairs = Ground(mesh), chosen_pairs(views, mesh.bounds.mean(0), n_anchors)
+    sift, learned = (
+        FeaturesConfig(max_features=N_FEATURES),
+        LearnedConfig(max_features=N_FEATURES, checkpoint=checkpoint),
+    )
+    half = replace(sift, max_features=N_FEATURES // 2), replace(learned, max_features=N_FEATURES // 2)
     means = {
-        "SIFT": lambda grey: detect(grey, FeaturesConfig(max_features=N_FEATURES)),
-        "learned": lambda grey: detect_learned(grey, LearnedConfig(max_features=N_FEATURES, checkpoint=checkpoint)),
+        "SIFT": lambda grey: detect(grey, sift),
+        "learned": lambda grey: detect_learned(grey, learned),
+        "half each": lambda grey: joined(detect(grey, half[0]), detect_learned(grey, half[1])),
+        "both": lambda grey: joined(detect(grey, sift), detect_learned(grey, learned)),
     }
     for variant in VARIANTS:
         for name, find in means.items():
@@ -155,7 +162,7 @@ def measure(capture: Path, checkpoint: str, n_anchors: int) -> None:
                     error = np.linalg.norm(ground.transfer_px(views[i], views[j], xy_a[good]) - xy_b[good], axis=1)
                     tallies[angle].errors_px += error[error < 5].tolist()
             n = np.mean([len(f.keypoints) for f in found.values()])
-            line = f"{capture.name:10s} {variant:14s} {name:8s} {n:5.0f} features {seconds:5.2f} s |"
+            line = f"{capture.name:10s} {variant:14s} {name:9s} {n:5.0f} features {seconds:5.2f} s |"
             for angle, t in tallies.items():
                 share = sum(t.n_true) / max(sum(t.n_matches), 1)
                 error = np.median(t.errors_px) if t.errors_px else np.nan

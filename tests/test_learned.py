@@ -10,20 +10,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from pose.colmap_io import write_database
+from pose.features import FeaturesConfig, detect
 from pose.learned.blobs import find_blobs
-from pose.learned.detect import WEIGHTS, LearnedConfig, detect_learned
+from pose.learned.detect import WEIGHTS, LearnedConfig, detect_learned, joined
 from pose.learned.network import FeatureNet, normalised, save_weights
 from pose.learned.training import fit as fitting
 from pose.learned.training.samples import Pair, view_pair, warped_pair
 from pose.learned.training.scenes import Views, make_scene
 from pose.learned.training.textures import KINDS, texture
 from pose.matching import match_pairs
-from recon.capture.read import CaptureConfig, read_capture
+from recon.data import Capture, Photo
 from recon.errors import UserError
-from recon.stage import Job
 
 PIXEL_SHIFT = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
 """cv2 counts from the first pixel's centre, we from its corner."""
@@ -110,12 +109,8 @@ def test_keypoints_are_in_pixels_of_the_photo_given() -> None:
 def test_pycolmap_matches_a_slanted_and_darker_photo(tmp_path: Path) -> None:
     b_from_a = slanted()
     photos = [picture(), np.clip(warp(picture(), b_from_a) * 0.6 + 10, 0, 255).astype(np.uint8)]
-    (tmp_path / "photos").mkdir()
-    for i, grey in enumerate(photos):
-        Image.fromarray(np.stack([grey] * 3, -1)).save(tmp_path / "photos" / f"{i}.png")
-    folder = tmp_path / "capture"
-    folder.mkdir()
-    capture = read_capture(tmp_path / "photos", CaptureConfig(min_photos=2), Job("read_capture", folder))
+    listed = tuple(Photo(str(i), f"{i}.png", 480, 360, None, "lens", 1.0, 0.0) for i in range(2))
+    capture = Capture(tmp_path, "two", listed)
     features = [detect_learned(g, LearnedConfig(max_features=1500)) for g in photos]
     database = tmp_path / "database.db"
     write_database(database, capture, features)
@@ -295,3 +290,17 @@ def test_the_loss_falls_on_one_batch(views: Views) -> None:
         optimiser.step()
         history.append(float((matching + reliability).detach()))
     assert history[-1] < 0.7 * history[0]
+
+
+def test_two_kinds_of_features_go_into_one_list() -> None:
+    learned = detect_learned(picture(), LearnedConfig(max_features=400))
+    sift = detect(picture(), FeaturesConfig(max_features=400))
+    both = joined(sift, learned)
+    n = len(sift.keypoints)
+    assert np.array_equal(both.keypoints[n:], learned.keypoints)
+    # each descriptor's nearest of another place is of its own kind, but for a few
+    values = both.descriptors.astype(np.float32)
+    cosine = values @ values.T
+    near = np.linalg.norm(both.keypoints[:, None, :2] - both.keypoints[None, :, :2], axis=-1) < 4
+    nearest = np.where(near, -1, cosine).argmax(1)
+    assert ((nearest < n) == (np.arange(len(values)) < n)).mean() > 0.9

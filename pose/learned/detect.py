@@ -59,6 +59,13 @@ def detect_learned(grey: UInt8[np.ndarray, "h w"], cfg: LearnedConfig) -> PhotoF
     return PhotoFeatures(found.keypoints * to_photo, found.descriptors)
 
 
+def joined(first: PhotoFeatures, second: PhotoFeatures) -> PhotoFeatures:
+    """Two kinds of features of one photo as one list: a matcher hardly ever takes one kind for the other."""
+    return PhotoFeatures(
+        np.concatenate([first.keypoints, second.keypoints]), np.concatenate([first.descriptors, second.descriptors])
+    )
+
+
 @cache
 def network(checkpoint: str) -> FeatureNet:
     """The network with its own weights, or with those of a file. Raises UserError where the file is of no use."""
