@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -60,19 +60,22 @@ def matches(a: PhotoFeatures, b: PhotoFeatures) -> np.ndarray:
     if len(a.descriptors) < 2 or len(b.descriptors) < 2:
         return np.zeros((0, 2), int)
     x, y = (f.descriptors.astype(np.float32) / 512 for f in (a, b))
-    square = np.maximum((x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * x @ y.T, 0)
-
-    def one_way(d: np.ndarray) -> np.ndarray:
-        two = np.argpartition(d, 1, axis=1)[:, :2]
-        rows = np.arange(len(d))[:, None]
-        two = np.take_along_axis(two, np.argsort(d[rows, two], axis=1), axis=1)
-        first, second = d[rows, two].T
-        return np.where((first < 0.8**2 * second) & (first < 0.7**2), two[:, 0], -1)
-
-    ab, ba = one_way(square), one_way(np.ascontiguousarray(square.T))
+    square = (x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * x @ y.T
+    ab, ba = _clearly_nearest(square), _clearly_nearest(square.T)
     rows = np.flatnonzero(ab >= 0)
     rows = rows[ba[ab[rows]] == rows]
     return np.stack([rows, ab[rows]], -1)
+
+
+def _clearly_nearest(square: np.ndarray) -> np.ndarray:
+    """Per row the nearest column by squared distance, or -1 where it is too far or another is nearly as near."""
+    rows = np.arange(len(square))
+    nearest = square.argmin(1)
+    first = np.maximum(square[rows, nearest], 0)
+    square[rows, nearest] = np.inf
+    second = square.min(1)
+    square[rows, nearest] = first
+    return np.where((first < 0.8**2 * second) & (first < 0.7**2), nearest, -1)
 
 
 def ideal(true: TrueView, xy_px: np.ndarray) -> np.ndarray:
@@ -130,27 +133,40 @@ def chosen_pairs(views: list[TrueView], middle: np.ndarray, n_anchors: int) -> l
     return out
 
 
+def features_of(
+    views: list[TrueView], used: list[int], variant: str, checkpoint: str
+) -> tuple[dict[str, dict[int, PhotoFeatures]], dict[str, float]]:
+    """The features of some photos by each means, and CPU seconds a photo."""
+    sift = FeaturesConfig(max_features=N_FEATURES)
+    learned = LearnedConfig(max_features=N_FEATURES, checkpoint=checkpoint)
+    found: dict[str, dict[int, PhotoFeatures]] = {"SIFT": {}, "learned": {}, "half each": {}}
+    seconds = dict.fromkeys(found, 0.0)
+    for i in used:
+        grey = spoilt(views[i], variant)
+        started = time.process_time()
+        found["SIFT"][i] = detect(grey, sift)
+        between = time.process_time()
+        found["learned"][i] = detect_learned(grey, learned)
+        seconds["SIFT"] += (between - started) / len(used)
+        seconds["learned"] += (time.process_time() - between) / len(used)
+        halves = [
+            PhotoFeatures(f.keypoints[: N_FEATURES // 2], f.descriptors[: N_FEATURES // 2])
+            for f in (found["SIFT"][i], found["learned"][i])
+        ]
+        found["half each"][i] = joined(*halves)
+    seconds["half each"] = seconds["SIFT"] + seconds["learned"]
+    return found, seconds
+
+
 def measure(capture: Path, checkpoint: str, n_anchors: int) -> None:
     """Print one capture's table."""
     views = read_views(capture / "gt" / "transforms.json", "train")
     mesh = trimesh.load(capture / "gt" / "mesh.ply")
     ground, pairs = Ground(mesh), chosen_pairs(views, mesh.bounds.mean(0), n_anchors)
-    sift, learned = (
-        FeaturesConfig(max_features=N_FEATURES),
-        LearnedConfig(max_features=N_FEATURES, checkpoint=checkpoint),
-    )
-    half = replace(sift, max_features=N_FEATURES // 2), replace(learned, max_features=N_FEATURES // 2)
-    means = {
-        "SIFT": lambda grey: detect(grey, sift),
-        "learned": lambda grey: detect_learned(grey, learned),
-        "half each": lambda grey: joined(detect(grey, half[0]), detect_learned(grey, half[1])),
-        "both": lambda grey: joined(detect(grey, sift), detect_learned(grey, learned)),
-    }
+    used = sorted({i for pair in pairs for i in pair[:2]})
     for variant in VARIANTS:
-        for name, find in means.items():
-            started, used = time.process_time(), sorted({i for p in pairs for i in p[:2]})
-            found = {i: find(spoilt(views[i], variant)) for i in used}
-            seconds = (time.process_time() - started) / len(used)
+        by_means, seconds = features_of(views, used, variant, checkpoint)
+        for name, found in by_means.items():
             tallies = {angle: Tally([], [], []) for angle in ANGLES_DEG}
             for i, j, angle in pairs:
                 rows = matches(found[i], found[j])
@@ -162,11 +178,11 @@ def measure(capture: Path, checkpoint: str, n_anchors: int) -> None:
                     error = np.linalg.norm(ground.transfer_px(views[i], views[j], xy_a[good]) - xy_b[good], axis=1)
                     tallies[angle].errors_px += error[error < 5].tolist()
             n = np.mean([len(f.keypoints) for f in found.values()])
-            line = f"{capture.name:10s} {variant:14s} {name:9s} {n:5.0f} features {seconds:5.2f} s |"
-            for angle, t in tallies.items():
-                share = sum(t.n_true) / max(sum(t.n_matches), 1)
-                error = np.median(t.errors_px) if t.errors_px else np.nan
-                line += f" {angle}°: {np.mean(t.n_true):6.1f} ({share:4.0%}, {error:4.2f} px) |"
+            line = f"{capture.name:8s} {variant:14s} {name:9s} {n:5.0f} features {seconds[name]:5.2f} s |"
+            for angle, tally in tallies.items():
+                share = sum(tally.n_true) / max(sum(tally.n_matches), 1)
+                error_px = np.median(tally.errors_px) if tally.errors_px else np.nan
+                line += f" {angle}°: {np.mean(tally.n_true):6.1f} ({share:4.0%}, {error_px:4.2f} px) |"
             print(line, flush=True)
 
 

@@ -23,7 +23,7 @@ from pose.learned.training.scenes import Views
 class FitConfig:
     """How the network is fitted."""
 
-    n_steps: int = 1600
+    n_steps: int = 1200
     pairs_per_step: int = 8
     learning_rate: float = 3e-3
     """Highest, reached after `warm_steps`; it falls to nothing along a cosine."""
