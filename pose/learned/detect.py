@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, reduce
 from pathlib import Path
 
 import cv2
@@ -34,6 +35,10 @@ class LearnedConfig:
     """Most reliable features kept per photo; matching time grows with its square."""
     n_candidates: int = 10000
     """Blobs per photo that the network judges; raising it finds more on plain surfaces, slower."""
+    turn_deg: float = 0.0
+    """How far a photo is turned (counter-clockwise) before features are sought. The network knows turns up to about
+    30 degrees between two photos; `detect_at_turns` serves photos held otherwise or looking steeply down from
+    different sides. Keypoints stay in the photo as it is."""
     checkpoint: str = ""
     """A file of your own: weights.npz of scripts/train_features.py, or ALIKED as ONNX in COLMAP's form (needs the
     `onnx` extra). Empty: the weights that come with recon."""
@@ -43,20 +48,54 @@ def detect_learned(grey: UInt8[np.ndarray, "h w"], cfg: LearnedConfig) -> PhotoF
     """Blobs at several sizes with learned descriptors, the most reliable first.
 
     Descriptors are non-negative, of unit length, and stored as SIFT's are here: bytes of 512 times the value. Made for
-    photos held within about 40 degrees of the same upright. Raises UserError where `cfg.checkpoint` cannot be used.
+    photos turned within about 30 degrees of each other. Raises UserError where `cfg.checkpoint` cannot be used.
     """
     h, w = grey.shape
     scale = min(1.0, cfg.max_side_px / max(h, w))
     size = (round(w * scale), round(h * scale))
-    image = cv2.resize(grey.astype(np.float32), size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    upright = cv2.resize(grey.astype(np.float32), size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    image, upright_from_turned = _turned(upright, cfg.turn_deg)
     if cfg.checkpoint.endswith(".onnx"):
         from pose.learned.checkpoints import detect_by_checkpoint
 
         found = detect_by_checkpoint(image, Path(cfg.checkpoint), cfg.max_features)
     else:
         found = _detect(image, network(cfg.checkpoint), cfg)
-    to_photo = np.array([w / size[0], h / size[1], 1 / scale, 1], np.float32)
-    return PhotoFeatures(found.keypoints * to_photo, found.descriptors)
+    keypoints = found.keypoints.copy()
+    keypoints[:, :2] = keypoints[:, :2] @ upright_from_turned[:, :2].T + upright_from_turned[:, 2]
+    inside = ((keypoints[:, :2] > 0) & (keypoints[:, :2] < size)).all(1)
+    keypoints *= np.array([w / size[0], h / size[1], 1 / scale, 1], np.float32)
+    return PhotoFeatures(keypoints[inside], found.descriptors[inside])
+
+
+def detect_at_turns(
+    grey: UInt8[np.ndarray, "h w"], cfg: LearnedConfig, turns_deg: Sequence[float] = (-60.0, 0.0, 60.0)
+) -> PhotoFeatures:
+    """Learned features of a photo at several turns in one list, to match it with photos taken at no turn.
+
+    Steps of 60 degrees leave no gap, and descriptors of one place at two turns are unlike enough for the ratio test.
+    Time and `max_features` count for each turn.
+    """
+    found = [detect_learned(grey, replace(cfg, turn_deg=cfg.turn_deg + turn)) for turn in turns_deg]
+    return reduce(joined, found)
+
+
+def _turned(
+    image: Float32[np.ndarray, "h w"], turn_deg: float
+) -> tuple[Float32[np.ndarray, "i j"], Float32[np.ndarray, "2 3"]]:
+    """The picture turned counter-clockwise on a sheet that holds all of it, and the way back for pixel positions."""
+    if turn_deg == 0:
+        return image, np.eye(2, 3, dtype=np.float32)
+    h, w = image.shape
+    c, s = np.cos(np.radians(turn_deg)), np.sin(np.radians(turn_deg))
+    turn = np.array([[c, s], [-s, c]])  # y points down
+    sheet = np.ceil(np.abs(turn) @ (w, h)).astype(int)
+    # cv2 counts from the first pixel's centre, we from its corner
+    shift = (sheet - 1) / 2 - turn @ ((w - 1) / 2, (h - 1) / 2)
+    to_cv = np.column_stack([turn, shift])
+    out = cv2.warpAffine(image, to_cv, sheet.tolist(), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    back = np.column_stack([turn.T, np.array([w, h]) / 2 - turn.T @ (sheet / 2)])
+    return out.astype(np.float32), back.astype(np.float32)
 
 
 def joined(first: PhotoFeatures, second: PhotoFeatures) -> PhotoFeatures:
