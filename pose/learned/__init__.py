@@ -1,0 +1,1 @@
+"""Learned keypoints and descriptors behind the same noun as SIFT."""
