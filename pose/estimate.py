@@ -47,8 +47,13 @@ class PosesConfig:
     min_registered_share: float = 0.5
     """If a smaller share of the photos finds its place, the capture is refused."""
 
+    def files(self) -> tuple[Path, ...]:
+        """Files whose contents the result depends on."""
+        checkpoint = self.recover.learned.checkpoint
+        return (Path(checkpoint),) if checkpoint else ()
 
-@stage(result=PosedCapture, version=2)
+
+@stage(result=PosedCapture, version=3)
 def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture:
     """Structure from motion over all photos of a capture.
 

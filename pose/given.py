@@ -141,7 +141,7 @@ def _put_back(
             whole.cameras[whole.images[i + 1].camera_id].params = opencv_params(given)
     poses = {im.image_id - 1: im.cam_from_world() for im in reconstruction.images.values() if im.has_pose}
     _place(whole, poses | {i: _pycolmap_pose(c) for i, c in restored.items()})
-    options = pipeline_options(cfg)
+    options = pipeline_options(database, cfg)
     options.mapper.filter_max_reproj_error = cfg.max_error_px
     with _mapper(whole, database) as mapper:
         _triangulate_all(mapper, options.triangulation)
@@ -213,7 +213,7 @@ def _triangulated(database: Path, poses: Mapping[int, GivenCamera], fits_px: flo
     """A reconstruction of the posed photos and of points that lie within `fits_px` of their features."""
     reconstruction = _loaded(database)
     _place(reconstruction, {i: _pycolmap_pose(c) for i, c in poses.items()})
-    options = pipeline_options(cfg).triangulation
+    options = pipeline_options(database, cfg).triangulation
     options.complete_max_reproj_error = options.merge_max_reproj_error = fits_px
     options.min_angle = 0.5  # close neighbours judge a pose, though they place no point well
     with _mapper(reconstruction, database) as mapper:
@@ -242,7 +242,7 @@ def _place(reconstruction: Any, poses: Mapping[int, Any]) -> None:
 def _loosely_adjusted(reconstruction: Any, database: Path, fits_px: float, cfg: MappingConfig) -> None:
     """Bundle adjustment with known lenses that keeps observations as far off as a tracked pose may be."""
     pycolmap = silenced()
-    options = pipeline_options(cfg)
+    options = pipeline_options(database, cfg)
     adjust = pycolmap.BundleAdjustmentOptions()
     adjust.print_summary = False
     adjust.refine_focal_length = adjust.refine_extra_params = False
@@ -259,7 +259,7 @@ def _others_placed(
     start = database.with_name("given")
     start.mkdir(exist_ok=True)
     reconstruction.write(start)
-    options = pipeline_options(cfg)
+    options = pipeline_options(database, cfg)
     options.multiple_models = False
     options.fix_existing_frames = use is GivenUse.use
     options.constant_cameras = {reconstruction.images[i + 1].camera_id for i in given}

@@ -17,6 +17,7 @@ from typing import Any
 from pose.colmap_io import silenced
 from pose.enrich import Detector, Evidence, detect_tilted, enrich
 from pose.features import FeaturesConfig, detect
+from pose.learned.config import LearnedConfig
 from pose.mapping import MappingConfig, map_globally, map_on, map_photos
 from pose.matching import match_pairs
 from pose.merge import merged
@@ -54,6 +55,7 @@ class RecoverConfig:
     """How many times more features than usual are sought, at as many times less contrast."""
     max_tilt: int = 2
     """How far aside photos are looked at for features, in steps of a factor 1.4 in foreshortening; costs time."""
+    learned: LearnedConfig = field(default_factory=LearnedConfig)
     fresh_share: float = 0.25
     """Where a larger share of the photos is lost, everything is also mapped anew after new features were found."""
 
@@ -147,7 +149,7 @@ def _candidates(
     else:
         detector = _detector(means, cfg, features_cfg)
         pairs = _pairs(lost, evidence, cfg.n_near_partners)
-        if detector is None or not enrich(evidence, pairs, detector, cfg.min_inliers, progress):
+        if not enrich(evidence, pairs, detector, cfg.min_inliers, progress):
             return
     if standing.model is not None:
         yield map_on(standing.model, evidence.database, mapping_cfg, cfg.min_inliers)
@@ -164,8 +166,8 @@ def _pairs(lost: Sequence[int], evidence: Evidence, n_partners: int) -> list[tup
     return sorted({(min(i, j), max(i, j)) for i, others in partners.items() for j in others})
 
 
-def _detector(means: Means, cfg: RecoverConfig, features_cfg: FeaturesConfig) -> Detector | None:
-    """What finds the features of a rung; None for learned features where they are not installed."""
+def _detector(means: Means, cfg: RecoverConfig, features_cfg: FeaturesConfig) -> Detector:
+    """What finds the features of a rung."""
     patient = dataclasses.replace(
         features_cfg,
         max_features=round(features_cfg.max_features * cfg.feature_factor),
@@ -174,13 +176,10 @@ def _detector(means: Means, cfg: RecoverConfig, features_cfg: FeaturesConfig) ->
     if means is Means.tilted:
         return lambda grey: detect_tilted(grey, features_cfg, cfg.max_tilt)
     if means is Means.learned:
-        return learned_detector()
+        from pose.learned.detect import detect_learned  # brings torch, which most captures' poses do without
+
+        return lambda grey: detect_learned(grey, cfg.learned)
     return lambda grey: detect(grey, patient)
-
-
-def learned_detector() -> Detector | None:
-    """The network's detector, where this installation has it."""
-    return None
 
 
 def _joined_groups(

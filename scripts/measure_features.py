@@ -25,7 +25,8 @@ from embreex.mesh_construction import TriangleMesh
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a checkout too
 
 from pose.features import FeaturesConfig, PhotoFeatures, detect
-from pose.learned.detect import LearnedConfig, detect_learned, joined
+from pose.learned.config import LearnedConfig
+from pose.learned.detect import detect_learned, joined
 from recon.evaluate.score import TrueView, read_views
 
 ANGLES_DEG = (20, 40, 60)

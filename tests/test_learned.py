@@ -14,7 +14,8 @@ import torch
 from pose.colmap_io import write_database
 from pose.features import FeaturesConfig, detect
 from pose.learned.blobs import find_blobs
-from pose.learned.detect import WEIGHTS, LearnedConfig, detect_at_turns, detect_learned, joined
+from pose.learned.config import LearnedConfig
+from pose.learned.detect import WEIGHTS, detect_at_turns, detect_learned, joined
 from pose.learned.network import FeatureNet, normalised, save_weights
 from pose.learned.training import fit as fitting
 from pose.learned.training.samples import Pair, view_pair, warped_pair

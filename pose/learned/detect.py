@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, reduce
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from pose.features import PhotoFeatures
 from pose.learned.blobs import find_blobs
+from pose.learned.config import LearnedConfig
 from pose.learned.network import COARSEST, FeatureNet, load_weights, normalised
 from recon.errors import UserError
 
@@ -23,25 +24,6 @@ LEVELS = (1.0, 0.7, 0.5, 0.35)
 """Sizes at which a photo is looked at; the network itself copes with what lies between."""
 BLOB_SIGMA_PX = 2.0
 """What `scale_px` of a keypoint at full size is, so that it compares with SIFT's."""
-
-
-@dataclass(frozen=True)
-class LearnedConfig:
-    """How learned features are found."""
-
-    max_side_px: int = 1200
-    """Photos are made this small before features are sought, in pixels; time grows with its square."""
-    max_features: int = 4000
-    """Most reliable features kept per photo; matching time grows with its square."""
-    n_candidates: int = 10000
-    """Blobs per photo that the network judges; raising it finds more on plain surfaces, slower."""
-    turn_deg: float = 0.0
-    """How far a photo is turned (counter-clockwise) before features are sought. The network knows turns up to about
-    30 degrees between two photos; `detect_at_turns` serves photos held otherwise or looking steeply down from
-    different sides. Keypoints stay in the photo as it is."""
-    checkpoint: str = ""
-    """A file of your own: weights.npz of scripts/train_features.py, or ALIKED as ONNX in COLMAP's form (needs the
-    `onnx` extra). Empty: the weights that come with recon."""
 
 
 def detect_learned(grey: UInt8[np.ndarray, "h w"], cfg: LearnedConfig) -> PhotoFeatures:
