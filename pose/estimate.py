@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
 
 from pose.colmap_io import model_from_reconstruction, work_folder, write_database
 from pose.diagnose import Trouble, diagnose, only_turned, sentence
@@ -21,7 +22,7 @@ from pose.orient import OrientConfig, orient
 from pose.pairs import PairsConfig, choose_pairs
 from pose.recover import Means, Progress, RecoverConfig, Standing, likely_reason, recover
 from pose.scale import UNKNOWN, ScaleConfig, find_scale, is_metric
-from pose.turntable import TurntableConfig, moving_features, stands_still, swept_region
+from pose.turntable import TurntableConfig, moving_features, stands_still, swept_region, write_swept
 from pose.undistort import undistort_all
 from pose.verify import FOLDED, take_back_wrong
 from recon.camera import View
@@ -62,9 +63,11 @@ def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture
     """
     if cfg.given is GivenUse.ignore:
         capture = dataclasses.replace(capture, given=None)
-    model, left_out = _solve(capture, cfg, job)
+    model, left_out, swept = _solve(capture, cfg, job)
     progress = _part(job, 0.92, 1.0)
     cameras, rgb = undistort_all(capture, model, job.folder, progress)
+    if swept is not None:
+        write_swept(swept, model.lenses[0], cameras[0], job.folder)
     scale = find_scale(capture, model, cameras, job.folder, cfg.scale, job)
     frame = orient(model, cfg.orient, scale.metres_per_unit if scale else None, is_metric(capture, cfg.scale))
     views = tuple(
@@ -99,8 +102,13 @@ def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture
     )
 
 
-def _solve(capture: Capture, cfg: PosesConfig, job: Job) -> tuple[SparseModel, list[LeftOut]]:
-    """Features, matches, mapping, further tries at lost photos, a last adjustment and a last check."""
+def _solve(
+    capture: Capture, cfg: PosesConfig, job: Job
+) -> tuple[SparseModel, list[LeftOut], Bool[np.ndarray, "h w"] | None]:
+    """Features, matches, mapping, further tries at lost photos, a last adjustment and a last check.
+
+    The third result is where the photos change, if the camera stood still.
+    """
     n = len(capture.photos)
     given = capture.given is not None
     capture = with_given_lenses(capture)
@@ -129,7 +137,7 @@ def _solve(capture: Capture, cfg: PosesConfig, job: Job) -> tuple[SparseModel, l
     for item in left_out:
         job.warn(f"{item.name} could not be placed: {item.reason}.")
     _note_means(found, capture, job)
-    return model, left_out
+    return model, left_out, evidence.region
 
 
 def _adjust(found: Standing, start: GivenStart | None, cfg: PosesConfig) -> None:

@@ -4,8 +4,8 @@ The background's features do not move between photos. Left in, they say that the
 photos are placed in one spot. Without them, the object and the table that it turns on look as if the camera went round.
 
 What moves is found as a region of the photos, not as the object's outline: it holds the turntable, shadows and all
-places that the object sweeps over. So no masks are written; `stats["turntable"]` of the posed capture tells the later
-stages that what lies outside the object cannot be trusted to hold still in the world.
+places that the object sweeps over. So no masks are written; the region goes with the posed capture, and finding the
+object starts from it, for what lies outside does not hold still in the world.
 """
 
 from __future__ import annotations
@@ -18,11 +18,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int
+from PIL import Image
+from scipy import ndimage
 
 from pose.enrich import Evidence, inside
 from pose.features import PhotoFeatures
 from pose.matching import read_raw_matches
-from recon.data import Capture, read_rgb
+from pose.model import Lens
+from pose.undistort import sampling_maps
+from recon.camera import Pinhole
+from recon.data import SWEPT_FILE, Capture, read_rgb
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,13 @@ def swept_region(capture: Capture, cfg: TurntableConfig, side_px: int = 320) -> 
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     moving = cv2.morphologyEx(moving, cv2.MORPH_OPEN, disc)  # lone noisy pixels
     return cv2.dilate(cv2.morphologyEx(moving, cv2.MORPH_CLOSE, disc, iterations=3), disc) > 0
+
+
+def write_swept(region: Bool[np.ndarray, "h w"], lens: Lens, camera: Pinhole, folder: Path) -> None:
+    """Write the swept region, its holes filled, as the undistorted photos show it."""
+    filled = ndimage.binary_fill_holes(region).astype(np.uint8) * 255
+    photo = cv2.resize(filled, (lens.width_px, lens.height_px), interpolation=cv2.INTER_LINEAR)
+    Image.fromarray(cv2.remap(photo, *sampling_maps(lens, camera), cv2.INTER_LINEAR)).save(folder / SWEPT_FILE)
 
 
 def _small_grey(capture: Capture, name: str, side_px: int) -> Float32[np.ndarray, "h w"]:

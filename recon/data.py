@@ -202,6 +202,9 @@ class SupportPlane:
     """Share of the sparse points near the looked-at region that lie on the plane."""
 
 
+SWEPT_FILE = "swept.png"
+
+
 @dataclass(frozen=True)
 class PosedCapture:
     """Undistorted photos with pinhole cameras, and the sparse points that they were found with."""
@@ -239,6 +242,11 @@ class PosedCapture:
     def mask_path(self, name: str) -> Path | None:
         path = self.folder / "masks" / f"{name}.png"
         return path if path.exists() else None
+
+    def swept(self) -> UInt8[np.ndarray, "h w"] | None:
+        """Where the photos change (255), if the camera stood still before a turntable; else None."""
+        path = self.folder / SWEPT_FILE
+        return read_mask(path) if path.exists() else None
 
     def save(self, folder: Path) -> None:
         plane = self.support_plane

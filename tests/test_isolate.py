@@ -18,6 +18,7 @@ from recon.isolate.carve import carve, carve_finer, signed_distance_px
 from recon.isolate.cues import patch_mean_of_valid, plane_cue, quantile_over_first
 from recon.isolate.frames import Frame, load_frames, plane_homography
 from recon.isolate.isolate import IsolateConfig, isolate_object
+from recon.isolate.seed import evidence_of_turning
 from recon.isolate.segment import cut
 from recon.isolate.sharpen import consistent
 from recon.isolate.volume import gather, grid_over, silhouette
@@ -161,6 +162,18 @@ def test_finer_carving_halves_the_voxels_and_sharpens_the_ball(scene: tuple[Pose
     ball = np.linalg.norm(fine.points_world(np.argwhere(np.ones(fine.shape)) + 0.5) - CENTRE, axis=1) < RADIUS
     blocks = np.repeat(np.repeat(np.repeat(coarse, 2, 0), 2, 1), 2, 2)
     assert iou(solid.ravel(), ball) > iou(blocks.ravel(), ball)
+
+
+def test_what_never_changes_before_a_turntable_is_no_object() -> None:
+    swept = np.zeros((30, 40), bool)
+    swept[5:25, 5:35] = True
+    cost = np.full((30, 40), np.nan, np.float32)
+    cost[15:] = 0.01  # the turntable
+    cost[15:20, 15:25] = 0.3  # the object before it
+    found = evidence_of_turning(cost, swept)
+    assert (found[~swept] == -1).all()
+    assert (found[15:20, 15:25] > 0.5).all() and (found[20:25, 5:35] < 0).all()
+    assert (found[5:15, 5:35] == 0.5).all()
 
 
 def test_what_a_photo_does_not_show_says_nothing_about_its_neighbours() -> None:

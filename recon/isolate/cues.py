@@ -63,6 +63,11 @@ def spread_views(
     return np.array(chosen, int)
 
 
+def unknown(frame: Frame) -> Float32[np.ndarray, "h w"]:
+    """A cue that says nothing."""
+    return np.full(frame.shape(), UNKNOWN, np.float32)
+
+
 def patch_mean(image: Float32[np.ndarray, "h w"], side_px: int) -> Float32[np.ndarray, "h w"]:
     return cv2.blur(image, (side_px, side_px), borderType=cv2.BORDER_REFLECT)
 
@@ -168,7 +173,7 @@ def far_cues(
         nearest = np.argsort(np.linalg.norm(centres - centres[i], axis=1))[1 : n_others + 1]
         focus_depth_z = float(frames[i].cam_from_world.apply(focus_world[None])[0, 2])
         if focus_depth_z <= 0:
-            return np.full(frames[i].shape(), UNKNOWN, np.float32)
+            return unknown(frames[i])
         cost = sweep_cost(small, i, [int(k) for k in nearest], [focus_depth_z / d for d in disparities])
         return cv2.resize(cost, frames[i].shape()[::-1], interpolation=cv2.INTER_LINEAR)
 

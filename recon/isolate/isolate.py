@@ -22,10 +22,10 @@ from recon.isolate.classify import features
 from recon.isolate.consensus import Body, agree, carved, regrid
 from recon.isolate.consult import network_named, prompted_masks, salient_shares, with_shares, with_their_feature
 from recon.isolate.contact_sheet import write_contact_sheet
-from recon.isolate.cues import far_cues, plane_cue
+from recon.isolate.cues import far_cues, plane_cue, unknown
 from recon.isolate.frames import Frame, in_threads, load_frames
 from recon.isolate.region import agreement, region_of, with_base
-from recon.isolate.seed import evidence, mean_evidence, point_spots, search_grid
+from recon.isolate.seed import evidence, evidence_of_turning, mean_evidence, point_spots, search_grid
 from recon.isolate.segmenter import PromptedNetwork, SalientNetwork, files_read
 from recon.isolate.sharpen import LOOSE_SHARE, at_size, common_solids, sharpen
 from recon.isolate.volume import silhouette
@@ -99,13 +99,7 @@ def isolate_object(posed: PosedCapture, cfg: IsolateConfig, job: Job) -> ObjectR
             job.warn(f"isolate.model={cfg.model} was not asked, because the photos came with masks.")
         masks, body = from_given_masks(posed, frames, full, aim, cfg, job)
     else:
-        network = network_named(cfg.model, job)
-        shares = salient_shares(network, full, frames, job) if isinstance(network, SalientNetwork) else []
-        masks, body = search(posed, frames, shares, aim, cfg, job)
-        if isinstance(network, PromptedNetwork):
-            masks = prompted_masks(network, full, masks, body.silhouettes(frames), job)
-        job.progress(0.6, 1, "sharpening outlines")
-        masks = sharpen(posed, frames, full, masks, body, 2 * cfg.smoothness, cfg.seed)
+        masks, body = found_masks(posed, frames, full, aim, cfg, job)
     grid, (solid,) = common_solids(frames, full, masks, body, (LOOSE_SHARE,))
     if cfg.keep_base:
         if posed.support_plane is None:
@@ -122,6 +116,19 @@ def isolate_object(posed: PosedCapture, cfg: IsolateConfig, job: Job) -> ObjectR
     return region
 
 
+def found_masks(
+    posed: PosedCapture, frames: Sequence[Frame], full: Sequence[Frame], aim: Aim, cfg: IsolateConfig, job: Job
+) -> tuple[list[Bool[np.ndarray, "_ _"]], Body]:
+    """Masks at `full` size and the body behind them, from the photos and a network where the user has one."""
+    network = network_named(cfg.model, job)
+    shares = salient_shares(network, full, frames, job) if isinstance(network, SalientNetwork) else []
+    masks, body = search(posed, frames, shares, aim, cfg, job)
+    if isinstance(network, PromptedNetwork):
+        masks = prompted_masks(network, full, masks, body.silhouettes(frames), job)
+    job.progress(0.6, 1, "sharpening outlines")
+    return sharpen(posed, frames, full, masks, body, 2 * cfg.smoothness, cfg.seed), body
+
+
 def search(
     posed: PosedCapture,
     frames: Sequence[Frame],
@@ -135,11 +142,14 @@ def search(
     grid, allowed = search_grid(frames, aim.focus_world, plane, cfg.search_radius_share, 72)
     allowed &= aim.allows(grid)
     job.progress(0.02, 1, "comparing photos")
-    far = far_cues(frames, aim.focus_world, cfg.n_far_photos)
+    swept = posed.swept()
+    far = far_cues(frames, aim.focus_world, cfg.n_far_photos) if swept is None else [unknown(f) for f in frames]
 
     def look(i: int) -> tuple[np.ndarray, np.ndarray]:
-        frame, nothing = frames[i], np.full((*frames[i].shape(), 3), np.nan, np.float32)
-        cost = nothing if plane is None else plane_cue(frames, i, plane, cfg.n_plane_photos)
+        frame = frames[i]
+        cost = np.dstack([unknown(frame)] * 3) if plane is None else plane_cue(frames, i, plane, cfg.n_plane_photos)
+        if swept is not None:
+            return features(frame, cost, far[i]), evidence_of_turning(cost[..., 0], at_size(swept > 127, frame.shape()))
         explained = np.fmin(np.fmin(cost[..., 0], 0.7 * cost[..., 1]), far[i])
         in_region = silhouette(grid, allowed, frame)
         return features(frame, cost, far[i]), evidence(explained, np.isfinite(cost[..., 0]), ~in_region)

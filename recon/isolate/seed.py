@@ -63,6 +63,22 @@ def evidence(
     return out
 
 
+def evidence_of_turning(
+    plane_cost: Float32[np.ndarray, "h w"], swept: Bool[np.ndarray, "h w"]
+) -> Float32[np.ndarray, "h w"]:
+    """Evidence (-1..1) where the camera stood still: against all that never changes, and against what turns flatly.
+
+    plane_cost: how badly a pixel fits the turntable's plane, NaN off it. What changes and does not lie on that plane is
+    object, or background that it hid for a while; the photos together tell which.
+    """
+    out = np.where(swept, np.float32(0.5), np.float32(-1))
+    known = swept & np.isfinite(plane_cost)
+    if known.any():
+        cost = plane_cost[known]
+        out[known] = 2 * np.searchsorted(np.sort(cost), cost) / len(cost) - 1
+    return out.astype(np.float32)
+
+
 def mean_evidence(
     grid: Grid, frames: Sequence[Frame], maps: Sequence[Float32[np.ndarray, "_ _"]]
 ) -> Float32[np.ndarray, "i j k"]:
