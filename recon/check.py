@@ -14,6 +14,7 @@ from rich.table import Table
 from pose.estimate import PosesConfig, estimate_poses
 from pose.features import FeaturesConfig
 from pose.pairs import PairsConfig
+from pose.recover import Means, RecoverConfig
 from recon.capture.quality import are_all_blurred, detail_profile
 from recon.capture.read import CaptureConfig, read_capture
 from recon.coverage import (
@@ -35,6 +36,7 @@ READ = CaptureConfig(max_side_px=1000)
 POSES = PosesConfig(
     features=FeaturesConfig(max_side_px=1000, max_features=1500),
     pairs=PairsConfig(n_partners=12),
+    recover=RecoverConfig(hardest=Means.guided),
 )
 """Enough to place the photos of a good capture within a minute on two cores; a run looks four times as closely."""
 FEW_PHOTOS, FAR_TOO_FEW = 12, 6
