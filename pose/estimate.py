@@ -45,7 +45,7 @@ class PosesConfig:
     given: GivenUse = GivenUse.refine
     """What is done with poses that lie with the photos: `refine` starts from them, keeps their frame and scale and fits
     them to the photos; `use` takes them as they are; `ignore` estimates all poses anew."""
-    min_registered_share: float = 0.5
+    min_registered_share: float = 0.3
     """If a smaller share of the photos finds its place, the capture is refused."""
 
     def files(self) -> tuple[Path, ...]:
@@ -134,6 +134,8 @@ def _solve(
             folded = FOLDED in found.taken_back.values()
             raise UserError(sentence(capture, len(model.names), diagnose(evidence, folded)))
         left_out = _lost_photos(found, evidence)
+    if len(model.names) < 0.6 * n:
+        job.warn(f"Only {len(model.names)} of {n} photos could be placed, so sides of the object may be missing.")
     for item in left_out:
         job.warn(f"{item.name} could not be placed: {item.reason}.")
     _note_means(found, capture, job)

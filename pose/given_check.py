@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int
 
-from pose.colmap_io import silenced
+from pose.matching import read_matches
 
 MIN_FITTING = 0.5
 """A given pose that a smaller share of its photo's matches fits is wrong."""
@@ -44,16 +44,7 @@ class Matches:
         }
         self.reconstruction = reconstruction
         self.fits_px = fits_px
-        pycolmap = silenced()
-        handle = pycolmap.Database.open(database)
-        try:
-            ids, geometries = handle.read_two_view_geometries()
-        finally:
-            handle.close()
-        self.pairs = {}
-        for pair_id, geometry in zip(ids, geometries, strict=True):
-            a, b = pycolmap.pair_id_to_image_pair(pair_id)
-            self.pairs[a - 1, b - 1] = np.asarray(geometry.inlier_matches, np.int64).reshape(-1, 2)
+        self.pairs = read_matches(database)
 
     def wrong_poses(self, given: set[int]) -> Verdict:
         """Take away the worst given pose until every one left fits its matches with the others."""

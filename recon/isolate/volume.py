@@ -47,52 +47,42 @@ def grid_over(
     return Grid(world_from_grid, np.asarray(low, float), edge, shape)  # type: ignore[arg-type]
 
 
+@njit(fastmath=True, inline="always")  # type: ignore[untyped-decorator]
+def _sample(image, projection, i, j, k, outside):  # type: ignore[no-untyped-def]
+    """An image (bilinear) at the centre of voxel (i, j, k); `outside` where that is not in the photo."""
+    h, w = image.shape
+    x, y, z = i + 0.5, j + 0.5, k + 0.5
+    d = projection[2, 0] * x + projection[2, 1] * y + projection[2, 2] * z + projection[2, 3]
+    if d <= 1e-9:
+        return outside
+    u = (projection[0, 0] * x + projection[0, 1] * y + projection[0, 2] * z + projection[0, 3]) / d - 0.5
+    v = (projection[1, 0] * x + projection[1, 1] * y + projection[1, 2] * z + projection[1, 3]) / d - 0.5
+    if u < 0 or v < 0 or u >= w - 1 or v >= h - 1:
+        return outside
+    c, r = int(u), int(v)
+    a, b = np.float32(u - c), np.float32(v - r)
+    upper = image[r, c] * (1 - a) + image[r, c + 1] * a
+    return upper * (1 - b) + (image[r + 1, c] * (1 - a) + image[r + 1, c + 1] * a) * b
+
+
 @njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
 def gather(image, projection, shape, outside):  # type: ignore[no-untyped-def]
-    """Sample an image (bilinear) at every voxel centre; `outside` where the voxel is not in the photo."""
+    """Sample an image at every voxel centre of a grid."""
     nx, ny, nz = shape
-    h, w = image.shape
     out = np.empty((nx, ny, nz), np.float32)
     for i in prange(nx):
         for j in range(ny):
             for k in range(nz):
-                x, y, z = i + 0.5, j + 0.5, k + 0.5
-                d = projection[2, 0] * x + projection[2, 1] * y + projection[2, 2] * z + projection[2, 3]
-                out[i, j, k] = outside
-                if d <= 1e-9:
-                    continue
-                u = (projection[0, 0] * x + projection[0, 1] * y + projection[0, 2] * z + projection[0, 3]) / d - 0.5
-                v = (projection[1, 0] * x + projection[1, 1] * y + projection[1, 2] * z + projection[1, 3]) / d - 0.5
-                if u < 0 or v < 0 or u >= w - 1 or v >= h - 1:
-                    continue
-                c, r = int(u), int(v)
-                a, b = u - c, v - r
-                out[i, j, k] = (image[r, c] * (1 - a) + image[r, c + 1] * a) * (1 - b) + (
-                    image[r + 1, c] * (1 - a) + image[r + 1, c + 1] * a
-                ) * b
+                out[i, j, k] = _sample(image, projection, i, j, k, outside)
     return out
 
 
 @njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
 def gather_at(image, projection, index, outside):  # type: ignore[no-untyped-def]
-    """Sample an image (bilinear) at the centres of some voxels, given by index; `outside` where not in the photo."""
-    h, w = image.shape
+    """Sample an image at the centres of some voxels, given by index."""
     out = np.empty(index.shape[0], np.float32)
     for n in prange(index.shape[0]):
-        x, y, z = index[n, 0] + 0.5, index[n, 1] + 0.5, index[n, 2] + 0.5
-        d = projection[2, 0] * x + projection[2, 1] * y + projection[2, 2] * z + projection[2, 3]
-        out[n] = outside
-        if d <= 1e-9:
-            continue
-        u = (projection[0, 0] * x + projection[0, 1] * y + projection[0, 2] * z + projection[0, 3]) / d - 0.5
-        v = (projection[1, 0] * x + projection[1, 1] * y + projection[1, 2] * z + projection[1, 3]) / d - 0.5
-        if u < 0 or v < 0 or u >= w - 1 or v >= h - 1:
-            continue
-        c, r = int(u), int(v)
-        a, b = u - c, v - r
-        out[n] = (image[r, c] * (1 - a) + image[r, c + 1] * a) * (1 - b) + (
-            image[r + 1, c] * (1 - a) + image[r + 1, c + 1] * a
-        ) * b
+        out[n] = _sample(image, projection, index[n, 0], index[n, 1], index[n, 2], outside)
     return out
 
 
