@@ -79,7 +79,7 @@ class CheckReport:
         weak = self.overlap.weak()
         if weak:
             found.append(
-                f"{_listed(weak)} share points with fewer than three photos: take more photos near them, "
+                f"Too few other photos see the same points as {_listed(weak)}: take more photos near there, "
                 "with large overlap."
             )
         if len(self.coverage.cut_off) > 0.2 * n_placed:

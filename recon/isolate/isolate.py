@@ -43,7 +43,7 @@ class IsolateConfig:
     """Longer side, in pixels, at which outlines are sharpened at last; larger photos get the mask enlarged."""
     n_plane_photos: int = 10
     """Other photos that each photo is compared with through the support plane. More is steadier and slower."""
-    n_far_photos: int = 8
+    n_far_photos: int = 4
     """Nearest other photos that each photo is compared with through planes far behind the object."""
     n_voxels: int = 110
     """Voxels per side of the carving grid (its cube is spent on the object's box). More keeps thinner parts."""

@@ -8,7 +8,7 @@ from functools import partial
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float16, Float32
 from scipy import ndimage
 
 from recon.data import SupportPlane
@@ -46,18 +46,18 @@ class Ring:
     crop: tuple[slice, slice]
     """The part of the photo that holds the ring; the arrays below are of this part."""
     rgb: Float32[np.ndarray, "h w 3"]
-    distance_px: Float32[np.ndarray, "h w"]
+    distance_px: Float16[np.ndarray, "h w"]
     """Signed distance to the coarse outline, in the photo's own pixels, positive inside."""
     where: Bool[np.ndarray, "h w"]
     doubtful: Bool[np.ndarray, "h w"]
     """Inside the outline because of other photos' masks alone."""
-    rows: Float32[np.ndarray, "n f"]
+    rows: Float16[np.ndarray, "n f"]
     """Features of the pixels of `where`, in order."""
 
 
 def sharp_plane_difference(
     frames: Sequence[Frame], view: int, plane: SupportPlane, n_others: int, crop: tuple[slice, slice]
-) -> Float32[np.ndarray, "h w 4"]:
+) -> Float16[np.ndarray, "h w 4"]:
     """Signed difference to what the plane looks like in other photos, per channel, and the tolerant difference.
 
     Unlike the coarse cue nothing is averaged over patches, so the difference ends where the object ends. The tolerant
@@ -81,10 +81,11 @@ def sharp_plane_difference(
             off = np.maximum(cv2.erode(levelled, window) - rgb, rgb - cv2.dilate(levelled, window))
             tolerant.append(np.maximum(off, 0).max(2))
     if not stack:
-        return np.zeros((*rgb.shape[:2], 4), np.float32)
+        return np.zeros((*rgb.shape[:2], 4), np.float16)
     per_channel = [rgb[..., c] - quantile_over_first(np.stack([s[..., c] for s in stack]), 0.5, 1) for c in range(3)]
     per_channel.append(quantile_over_first(np.stack(tolerant), 0.4, 1))
-    return np.nan_to_num(np.dstack(per_channel)).astype(np.float32)
+    # OpenCV's erosion leaves the largest float where a window holds nothing.
+    return np.clip(np.nan_to_num(np.dstack(per_channel)), -1, 1).astype(np.float16)
 
 
 def local_distance(
@@ -119,7 +120,7 @@ def ring_of(
     frame: Frame,
     known: tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]],
     crop: tuple[slice, slice],
-    difference: Float32[np.ndarray, "h_crop w_crop 4"],
+    difference: Float16[np.ndarray, "h_crop w_crop 4"],
     unit_px: float,
     sure_px: float,
 ) -> Ring:
@@ -134,18 +135,20 @@ def ring_of(
     where = (np.abs(distance) < RING_WIDTH * unit_px) | unsure
     rgb = frame.rgb[crop]
     if not where.any():
-        return Ring(crop, rgb, distance, where, unsure, np.zeros((0, 0), np.float32))
+        return Ring(crop, rgb, distance.astype(np.float16), where, unsure, np.zeros((0, 0), np.float16))
     lab = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2LAB) / np.float32(50)
     side = int(12 * unit_px) * 2 + 1
     outside = local_distance(lab, distance < -sure_px, side)
     inside = local_distance(lab, (distance > min(sure_px, 0.5 * float(distance.max()))) & ~unsure, side)
     smooth = cv2.GaussianBlur(lab, (0, 0), 1.0)
-    signed, tolerant = difference[..., :3], np.log(difference[..., 3] + np.float32(0.01)) + 3
+    signed = difference[..., :3].astype(np.float32)
+    tolerant = np.log(difference[..., 3].astype(np.float32) + np.float32(0.01)) + 3
     size = np.log(np.abs(signed).max(2) + np.float32(0.01)) + 3
     plane = [signed * 5, size, cv2.blur(size, (3, 3)), tolerant, cv2.blur(tolerant, (5, 5))]
     parts = [lab, smooth, *plane, outside, inside, outside - inside]
     stack = np.dstack([np.asarray(p, np.float32) for p in parts])
-    return Ring(crop, rgb, distance, where, unsure, stack[where])
+    # Half precision: the rings of a large capture fill gigabytes, and no feature needs a thousandth of its range.
+    return Ring(crop, rgb, distance.astype(np.float16), where, unsure, stack[where].astype(np.float16))
 
 
 def refine(
@@ -166,7 +169,7 @@ def refine(
 
     def difference_of(i: int, crop: tuple[slice, slice]) -> np.ndarray:
         if plane is None or crop[0].stop <= crop[0].start:
-            return np.zeros((*frames[i].rgb[crop].shape[:2], 4), np.float32)
+            return np.zeros((*frames[i].rgb[crop].shape[:2], 4), np.float16)
         return sharp_plane_difference(frames, i, plane, 5, crop)
 
     differences = in_threads(difference_of, range(len(frames)), crops)
@@ -204,7 +207,7 @@ def train(rings: Sequence[Ring], sure_px: float, seed: int) -> PixelClassifier:
                 index = rng.choice(index, min(1500, len(index)), replace=False)
                 rows.append(ring.rows[index])
                 labels.append(np.full(len(index), label, np.float32))
-    return PixelClassifier(np.concatenate(rows), np.concatenate(labels), 600, seed)
+    return PixelClassifier(np.concatenate(rows).astype(np.float32), np.concatenate(labels), 600, seed)
 
 
 def apply(
@@ -215,11 +218,12 @@ def apply(
     inside = (ring.distance_px > 0).astype(np.float32)
     if len(ring.rows):
         log_odds = np.zeros(inside.shape, np.float32)
-        log_odds[ring.where] = np.clip(classifier.log_odds(ring.rows), -4, 4)
+        log_odds[ring.where] = np.clip(classifier.log_odds(ring.rows.astype(np.float32)), -4, 4)
         # The coarse outline is right within a few coarse pixels: further off it weighs more than any colour.
-        belief = np.sign(ring.distance_px) * np.maximum(np.abs(ring.distance_px) / unit_px - 1.5, 0)
+        distance = ring.distance_px.astype(np.float32)
+        belief = np.sign(distance) * np.maximum(np.abs(distance) / unit_px - 1.5, 0)
         log_odds += np.where(ring.doubtful, BELIEF_IN_OTHERS, belief)
-        band = (np.abs(ring.distance_px) < 6 * unit_px) | ring.doubtful
+        band = (np.abs(distance) < 6 * unit_px) | ring.doubtful
         start = np.where(band, log_odds > 0, inside > 0.5).astype(np.float32)
         inside = cut(ring.rgb, log_odds, start, band, smoothness, 150)
     out[ring.crop] = without_specks(inside > 0.5)
