@@ -261,7 +261,8 @@ def test_a_batch_can_be_swept(folder: Path) -> None:
 
 
 SLOW_MAIN = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 sys.path.insert(0, {tests!r})
 import recon.pipeline, tiny_pipeline
 from recon.cli import main
