@@ -15,7 +15,7 @@ from recon.capture.read import CaptureConfig
 from recon.isolate.isolate import IsolateConfig
 from recon.mesh.extract import MeshConfig
 from recon.prior.estimate import PriorConfig
-from recon.surface.trainer import SurfaceConfig
+from recon.surface.config import SurfaceConfig
 from texturing.bake import TextureConfig
 from texturing.export import ExportConfig
 from texturing.unwrap import UnwrapConfig

@@ -12,6 +12,7 @@ from PIL import Image
 from recon.camera import Pinhole, View
 from recon.data import ObjectRegion, PosedCapture, PriorCloud, SupportPlane, SurfaceField
 from recon.stage import Job
+from recon.surface.config import SurfaceConfig
 from recon.surface.field import Engine, Field, FieldConfig
 from recon.surface.fit import fit_surface
 from recon.surface.free_space import carve_looked_through, towards_best_view
@@ -20,7 +21,7 @@ from recon.surface.hashgrid_cpu import encode_cpu, features_cpu
 from recon.surface.query import load_sdf
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
 from recon.surface.sampling import BakedSdf, clip_to_planes, proposal_reference, sample_rays
-from recon.surface.trainer import SurfaceConfig, Trainer
+from recon.surface.trainer import Trainer
 from recon.surface.visual_hull import support_points
 from recon.transforms import Rigid
 

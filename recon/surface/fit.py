@@ -13,10 +13,12 @@ import torch
 from recon.data import ObjectRegion, PosedCapture, PriorCloud, SurfaceField
 from recon.stage import Job, stage
 from recon.surface.baking import Baker, unit_from_region, unit_planes
+from recon.surface.batch import Data
+from recon.surface.config import SurfaceConfig
 from recon.surface.field import Engine
 from recon.surface.free_space import towards_best_view
 from recon.surface.pixels import gather_pixels, unit_cameras
-from recon.surface.trainer import Data, SurfaceConfig, Trainer
+from recon.surface.trainer import Trainer
 from recon.surface.visual_hull import hull_sdf, support_points
 from recon.transforms import Similarity
 

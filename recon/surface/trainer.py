@@ -1,8 +1,7 @@
-"""The training of the surface: its options, its data, its optimiser, its steps."""
+"""The training of the surface: its optimiser and its steps."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,164 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon.surface.baking import Baker
-from recon.surface.field import Engine, Field, FieldConfig
-from recon.surface.losses import LossConfig, Losses, eikonal, opacity_loss, point_loss
-from recon.surface.pixels import OBJECT, OUTSIDE, PixelPool, UnitCameras
+from recon.surface.batch import LOOKED_THROUGH_MARGIN, Batch, Data, draw_batch
+from recon.surface.config import SurfaceConfig
+from recon.surface.field import Engine, Field
+from recon.surface.losses import Losses, eikonal, opacity_loss, point_loss
+from recon.surface.pixels import OBJECT, OUTSIDE
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
-from recon.surface.sampling import BakedSdf, sample_rays
-
-
-@dataclass(frozen=True)
-class SurfaceConfig:
-    """How the surface is trained."""
-
-    engine: Engine = Engine.auto
-    """What evaluates the hash grid: cpu (numba kernels), reference (plain torch); auto takes the fastest here."""
-    n_steps: int = 4000
-    """Training steps; the time of the stage is in proportion."""
-    n_rays: int = 1024
-    """Rays a step."""
-    n_samples: int = 10
-    """Sections a ray; they are concentrated at the surface, so that few do."""
-    object_share: float = 0.8
-    """Share of the rays through the object; the others pass just beside it, or the shape would swell."""
-    ring_share: float = 0.06
-    """Width of the ring of pixels around the object, as a share of its size in the photo."""
-    max_side_px: int = 1600
-    """Photos larger than this are thinned to about this size."""
-    n_levels: int = 12
-    """Levels of the hash grid; more hold finer detail and cost time in proportion."""
-    log2_rows: int = 17
-    """Rows of a level as a power of two."""
-    finest_resolution: int = 1024
-    """Cells along the object's longest side at the finest level."""
-    hidden: int = 64
-    """Width of the networks' hidden layers."""
-    open_share: float = 0.4
-    """Share of the steps after which all levels are open (coarse to fine)."""
-    first_levels: int = 4
-    """Levels open at the start."""
-    blurred_share: float = 0.2
-    """Share of the steps that train on photos at a quarter of their resolution."""
-    first_inv_s: float = 400.0
-    """Sharpness 1/s of the NeuS density at the start, per edge of the unit cube, at most: it starts blunter where the
-    prior points lie far inside the visual hull. Higher trusts the hull more."""
-    last_inv_s: float = 2500.0
-    """Sharpness from four fifths of the steps on; higher lets the surface follow finer detail, and noise."""
-    support_share: float = 0.1
-    """Share of the prior points a step that close the underside."""
-    support_confidence: float = 0.5
-    """Confidence of the points on the support plane that close the underside, 0 to leave it open."""
-    cosine_share: float = 0.0
-    """Share of the steps over which the entering cosine turns from forgiving to exact (NeuS); 0: exact at once."""
-    n_looked_through: int = 512
-    """Points between prior points and the cameras that see them, a step; nothing may be solid there."""
-    n_free: int = 1024
-    """Points outside the visual hull a step."""
-    learning_rate: float = 1e-2
-    """Of the hash grid, at its highest; the networks take a quarter of it."""
-    bake_resolution: int = 96
-    """Cells along the object's longest side of the baked SDF that places the samples, in the first half."""
-    bake_resolution_late: int = 160
-    """The same in the second half."""
-    bake_every: int = 50
-    """Steps between refreshes of the baked SDF."""
-    n_points: int = 1024
-    """Prior points a step."""
-    seed: int = 0
-    """Of all randomness in the fit."""
-    checkpoint_s: float = 30.0
-    """Seconds between checkpoints, which an interrupted run goes on from."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    """Weights of the loss's terms."""
-
-    def field_config(self) -> FieldConfig:
-        return FieldConfig(
-            n_levels=self.n_levels,
-            log2_rows=self.log2_rows,
-            finest_resolution=self.finest_resolution,
-            hidden=self.hidden,
-        )
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a training step draws from, in the unit cube."""
-
-    pool: PixelPool
-    cameras: UnitCameras
-    planes: np.ndarray
-    """The hull's half-spaces, (n_planes, 4)."""
-    points: Float[Tensor, "n_points 3"]
-    """Prior points, then those that close the underside."""
-    normals: Float[Tensor, "n_points 3"]
-    confidence: Float[Tensor, " n_points"]
-    n_prior: int
-    """How many of the points are prior points."""
-    towards: Float[Tensor, "n_prior 3"]
-    """Direction from each prior point to the camera that sees it best; zero: none."""
-    free_points: Float[Tensor, "n_free 3"]
-    """Points outside the masks' visual hull ..."""
-    free_distance: Float[Tensor, " n_free"]
-    """... and how far outside at least."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step's draw."""
-
-    pixel_idx: np.ndarray
-    """(n_rays,) into the pool."""
-    view_idx: Tensor
-    origin: Float[Tensor, "n_rays 3"]
-    direction: Float[Tensor, "n_rays 3"]
-    edges: Float[Tensor, "n_rays n_edges"]
-    """Of the rays' sections."""
-    point_idx: Tensor
-    free_idx: Tensor
-    looked_through: Float[Tensor, "n 3"]
-    """Points between prior points and the cameras that see them."""
-
-
-LOOKED_THROUGH_MARGIN, LOOKED_THROUGH_REACH = 0.02, 0.6
-"""How far in front of a prior point space is taken as empty, in edges of the unit cube."""
-
-
-def draw_batch(data: Data, cfg: SurfaceConfig, rng: np.random.Generator, baked: BakedSdf, inv_s: float) -> Batch:
-    """Draw rays through and beside the object, sections on them where the baked SDF puts the weights, and points."""
-    pool, n_inner = data.pool, round(cfg.n_rays * cfg.object_share)
-    pixel_idx = rng.integers(pool.n_object, size=n_inner)
-    if pool.n_object < len(pool.label):
-        outer = rng.integers(pool.n_object, len(pool.label), size=cfg.n_rays - n_inner)
-        pixel_idx = np.concatenate([pixel_idx, outer])
-    view_idx = pool.view_idx[pixel_idx].astype(np.int64)
-    rays_o, rays_d = data.cameras.rays(view_idx, pool.pixel[pixel_idx] + 0.5)
-    jitter = rng.random((len(pixel_idx), cfg.n_samples + 1), dtype=np.float32)
-    # a baked grid cannot place samples more sharply than a few to a cell
-    sharpness = min(inv_s, 5.0 / baked.cell)
-    edges, hit = sample_rays(baked, rays_o, rays_d, data.planes, sharpness, cfg.n_samples, jitter)
-    n_below = len(data.points) - data.n_prior
-    below = rng.integers(data.n_prior, max(len(data.points), data.n_prior + 1), size=_share(n_below, cfg))
-    prior = rng.integers(max(data.n_prior, 1), size=cfg.n_points if data.n_prior else 0)
-    free = rng.integers(max(len(data.free_points), 1), size=cfg.n_free if len(data.free_points) else 0)
-    from_prior = torch.from_numpy(prior[: cfg.n_looked_through])
-    # squared: most of them near the surface, where the hull and the cloud differ
-    ahead = torch.from_numpy(rng.random((len(from_prior), 1), dtype=np.float32) ** 2)
-    ahead = LOOKED_THROUGH_MARGIN + (LOOKED_THROUGH_REACH - LOOKED_THROUGH_MARGIN) * ahead
-    return Batch(
-        pixel_idx[hit],
-        torch.from_numpy(view_idx[hit]),
-        torch.from_numpy(rays_o[hit]),
-        torch.from_numpy(rays_d[hit]),
-        torch.from_numpy(edges[hit]),
-        torch.from_numpy(np.concatenate([prior, below])),
-        torch.from_numpy(free),
-        data.points[from_prior] + ahead * data.towards[from_prior],
-    )
-
-
-def _share(n_below: int, cfg: SurfaceConfig) -> int:
-    return round(cfg.support_share * cfg.n_points) if n_below else 0
 
 
 class Trainer:

@@ -1,0 +1,81 @@
+"""The options of the surface's training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from recon.surface.field import Engine, FieldConfig
+from recon.surface.losses import LossConfig
+
+
+@dataclass(frozen=True)
+class SurfaceConfig:
+    """How the surface is trained."""
+
+    engine: Engine = Engine.auto
+    """What evaluates the hash grid: cpu (numba kernels), reference (plain torch); auto takes the fastest here."""
+    n_steps: int = 4000
+    """Training steps; the time of the stage is in proportion."""
+    n_rays: int = 1024
+    """Rays a step."""
+    n_samples: int = 10
+    """Sections a ray; they are concentrated at the surface, so that few do."""
+    object_share: float = 0.8
+    """Share of the rays through the object; the others pass just beside it, or the shape would swell."""
+    ring_share: float = 0.06
+    """Width of the ring of pixels around the object, as a share of its size in the photo."""
+    max_side_px: int = 1600
+    """Photos larger than this are thinned to about this size."""
+    n_levels: int = 12
+    """Levels of the hash grid; more hold finer detail and cost time in proportion."""
+    log2_rows: int = 17
+    """Rows of a level as a power of two."""
+    finest_resolution: int = 1024
+    """Cells along the object's longest side at the finest level."""
+    hidden: int = 64
+    """Width of the networks' hidden layers."""
+    open_share: float = 0.4
+    """Share of the steps after which all levels are open (coarse to fine)."""
+    first_levels: int = 4
+    """Levels open at the start."""
+    blurred_share: float = 0.2
+    """Share of the steps that train on photos at a quarter of their resolution."""
+    first_inv_s: float = 400.0
+    """Sharpness 1/s of the NeuS density at the start, per edge of the unit cube, at most: it starts blunter where the
+    prior points lie far inside the visual hull. Higher trusts the hull more."""
+    last_inv_s: float = 2500.0
+    """Sharpness from four fifths of the steps on; higher lets the surface follow finer detail, and noise."""
+    support_share: float = 0.1
+    """Share of the prior points a step that close the underside."""
+    support_confidence: float = 0.5
+    """Confidence of the points on the support plane that close the underside, 0 to leave it open."""
+    cosine_share: float = 0.0
+    """Share of the steps over which the entering cosine turns from forgiving to exact (NeuS); 0: exact at once."""
+    n_looked_through: int = 512
+    """Points between prior points and the cameras that see them, a step; nothing may be solid there."""
+    n_free: int = 1024
+    """Points outside the visual hull a step."""
+    learning_rate: float = 1e-2
+    """Of the hash grid, at its highest; the networks take a quarter of it."""
+    bake_resolution: int = 96
+    """Cells along the object's longest side of the baked SDF that places the samples, in the first half."""
+    bake_resolution_late: int = 160
+    """The same in the second half."""
+    bake_every: int = 50
+    """Steps between refreshes of the baked SDF."""
+    n_points: int = 1024
+    """Prior points a step."""
+    seed: int = 0
+    """Of all randomness in the fit."""
+    checkpoint_s: float = 30.0
+    """Seconds between checkpoints, which an interrupted run goes on from."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Weights of the loss's terms."""
+
+    def field_config(self) -> FieldConfig:
+        return FieldConfig(
+            n_levels=self.n_levels,
+            log2_rows=self.log2_rows,
+            finest_resolution=self.finest_resolution,
+            hidden=self.hidden,
+        )
