@@ -8,6 +8,7 @@ from recon.stage import NOT_IN_KEY
 from recon.surface.field import Engine, FieldConfig
 from recon.surface.losses import LossConfig
 from recon.surface.pace import PaceConfig
+from recon.surface.viewer import ViewConfig
 from recon.surface.watch import WatchConfig
 
 
@@ -78,6 +79,8 @@ class SurfaceConfig:
     """Noticing that the training breaks down."""
     pace: PaceConfig = field(default_factory=PaceConfig)
     """Ending early where the surface no longer moves."""
+    view: ViewConfig = field(default_factory=ViewConfig, metadata=NOT_IN_KEY)
+    """The live view of `view=true`."""
 
     def field_config(self) -> FieldConfig:
         return FieldConfig(

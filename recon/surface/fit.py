@@ -23,6 +23,7 @@ from recon.surface.free_space import towards_best_view
 from recon.surface.pace import steps_to_skip
 from recon.surface.pixels import gather_pixels, unit_cameras
 from recon.surface.trainer import Trainer
+from recon.surface.viewer import Moment, Viewer, viewing
 from recon.surface.visual_hull import hull_sdf, support_points
 from recon.surface.watch import Watch
 from recon.transforms import Similarity
@@ -59,7 +60,8 @@ def fit_surface(
         fit.restore(state)
         job.notes["resumed_at_step"] = trainer.step
     fit.watch.keep(trainer)
-    train(fit, checkpoint, job)
+    with viewing(posed, prior, unit_from_world, cfg.view, job) as viewer:
+        train(fit, viewer, checkpoint, job)
     job.notes["steps_skipped"] = fit.n_skipped
     checkpoint.unlink(missing_ok=True)
     return SurfaceField(
@@ -149,6 +151,12 @@ class Fit:
         self.watch.restore(state["watch"])
         self.refreshed_at, self.n_skipped = state["refreshed_at"], state["n_skipped"]
 
+    def moment(self) -> Moment:
+        """What the live view shows."""
+        trainer = self.trainer
+        error = trainer.photo_error.cpu().numpy()
+        return Moment(trainer.step, trainer.cfg.n_steps, trainer.averages, error, self.baker.baked)
+
     def look(self, job: Job) -> None:
         """Go back if the training broke down."""
         trouble = self.watch.trouble(self.trainer)
@@ -179,8 +187,8 @@ class Fit:
         return None
 
 
-def train(fit: Fit, checkpoint: Path, job: Job) -> None:
-    """Run the steps that are left, baking, watching, reporting and checkpointing on the way."""
+def train(fit: Fit, viewer: Viewer | None, checkpoint: Path, job: Job) -> None:
+    """Run the steps that are left, baking, watching, reporting, showing and checkpointing on the way."""
     trainer, cfg, saved_at = fit.trainer, fit.trainer.cfg, time.monotonic()
     while trainer.step < cfg.n_steps:
         if trainer.step % cfg.bake_every == 0 and trainer.step != fit.refreshed_at:
@@ -191,6 +199,8 @@ def train(fit: Fit, checkpoint: Path, job: Job) -> None:
         trainer.train_step(fit.baker)
         if trainer.step % 20 == 0:
             note = f"colour error {trainer.averages['colour']:.4f}"
-            job.progress(trainer.step, cfg.n_steps, note)
+            job.progress(trainer.step, cfg.n_steps, f"{note}, live at {viewer.address}" if viewer else note)
+        if viewer and viewer.due():
+            viewer.show(fit.moment(), job)
         if trainer.step == cfg.n_steps:
             fit.look(job)
