@@ -242,3 +242,19 @@ def test_a_fit_that_stands_still_ends_early_at_the_end_of_its_schedule(scene, tm
     assert made[:41] == [*range(40), 50], "no step is left out before all levels are open"
     assert made[-1] == 99 and job.notes["steps_skipped"] == 100 - len(made) == 29
     assert field.log_inv_s == pytest.approx(np.log(cfg.last_inv_s)), "the schedule was not cut off"
+
+
+def test_a_fit_without_baking_spreads_its_samples_evenly(scene, tmp_path, monkeypatch):
+    lengths = []
+    losses = Trainer.losses
+
+    def measured(self, batch):
+        section = batch.edges.diff(dim=1)
+        lengths.append(float((section.max(1).values / section.mean(1)).median()))
+        return losses(self, batch)
+
+    monkeypatch.setattr(Trainer, "losses", measured)
+    for bake_every in (0, 10):
+        fitted(scene, replace(QUICK, bake_every=bake_every), tmp_path)[0].check()
+    # strata jittered by a full stratum: the longest of ten is not quite twice their mean
+    assert max(lengths[:60]) < 2.2 < min(lengths[61:])

@@ -66,7 +66,7 @@ class SurfaceConfig:
     bake_resolution_late: int = 160
     """The same in the second half."""
     bake_every: int = 50
-    """Steps between refreshes of the baked SDF."""
+    """Steps between refreshes of the baked SDF; 0: never, so that samples are spread evenly over each ray."""
     n_points: int = 1024
     """Prior points a step."""
     seed: int = 0

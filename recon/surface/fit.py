@@ -125,6 +125,10 @@ def gather(
     )
 
 
+LOOK_EVERY = 50
+"""Steps between looks at a training that bakes nothing."""
+
+
 @dataclass
 class Fit:
     """A fit under way: the training, its baked grid and its watch."""
@@ -171,6 +175,9 @@ class Fit:
         """Look whether all is well, and bring the baked grid in step with the field."""
         self.look(job)
         trainer, cfg = self.trainer, self.trainer.cfg
+        if not cfg.bake_every:
+            self.refreshed_at = trainer.step
+            return None
         if trainer.step >= cfg.n_steps // 2 and self.baker.resolution != cfg.bake_resolution_late:
             self.baker, self.refreshed_at = Baker(*self.where, cfg.bake_resolution_late), -1
         whole = self.refreshed_at < 0 or trainer.step % (10 * cfg.bake_every) == 0
@@ -190,8 +197,9 @@ class Fit:
 def train(fit: Fit, viewer: Viewer | None, checkpoint: Path, job: Job) -> None:
     """Run the steps that are left, baking, watching, reporting, showing and checkpointing on the way."""
     trainer, cfg, saved_at = fit.trainer, fit.trainer.cfg, time.monotonic()
+    refresh_every = cfg.bake_every or LOOK_EVERY
     while trainer.step < cfg.n_steps:
-        if trainer.step % cfg.bake_every == 0 and trainer.step != fit.refreshed_at:
+        if trainer.step % refresh_every == 0 and trainer.step != fit.refreshed_at:
             fit.refresh(job)
             if time.monotonic() - saved_at > cfg.checkpoint_s:
                 save_checkpoint(checkpoint, fit.state())
