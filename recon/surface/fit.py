@@ -16,10 +16,10 @@ from recon.surface.baking import Baker, unit_from_region, unit_planes
 from recon.surface.batch import Data
 from recon.surface.config import SurfaceConfig
 from recon.surface.field import Engine
-from recon.surface.free_space import towards_best_view
+from recon.surface.hidden import find_hidden
 from recon.surface.pixels import gather_pixels, unit_cameras
 from recon.surface.trainer import Trainer
-from recon.surface.visual_hull import hull_sdf, support_points
+from recon.surface.visual_hull import free_space, hull_sdf, support_points
 from recon.transforms import Similarity
 
 
@@ -31,10 +31,10 @@ def fit_surface(
     engine = Engine.cpu if cfg.engine is Engine.auto else cfg.engine
     unit_from_world = unit_from_region(region)
     baker = Baker(region, unit_from_world, cfg.bake_resolution)
-    near, cell = baker.points[baker.near_hull], np.float32(baker.baked.cell)
+    near, cell = baker.points[baker.near_hull], baker.baked.cell
     distances = hull_sdf(baker.baked, posed, region, prior, unit_from_world)
     hull, carved = (d.reshape(-1)[baker.near_hull] for d in distances)
-    data = gather(posed, region, prior, unit_from_world, (near, hull, cell), cfg)
+    data = gather(posed, region, prior, unit_from_world, free_space(near, hull, carved, cell), cfg)
     job.notes |= {
         "engine": engine.name,
         "pool_pixels": len(data.pool.label),
@@ -83,18 +83,14 @@ def gather(
     region: ObjectRegion,
     prior: PriorCloud,
     unit_from_world: Similarity,
-    hull: tuple[np.ndarray, np.ndarray, np.float32],
+    free: tuple[np.ndarray, np.ndarray],
     cfg: SurfaceConfig,
 ) -> Data:
     """Bring everything that the training draws from into the unit cube.
 
-    hull: points (n, 3) in the unit cube, their distances (n,) to the visual hull, and the grid's cell.
+    free: points (n, 3) in the unit cube that are outside, and how far (n,) at least.
     """
-    near, distance, cell = hull
-    # one cell of slack: masks are right to a few pixels, the carving to half a cell
-    free = distance > cell
     below, below_normals = support_points(posed, region, region.diagonal() / 150)
-    towards = towards_best_view(posed, prior, 2 * float(cell) / unit_from_world.scale)
     points = np.concatenate([prior.points_world, below])
     normals = np.concatenate([prior.normals_world, below_normals])
     confidence = np.concatenate([prior.confidence, np.full(len(below), cfg.support_confidence)])
@@ -106,9 +102,8 @@ def gather(
         torch.from_numpy(normals @ unit_from_world.rotation.T).float(),
         torch.from_numpy(confidence).float(),
         len(prior.points_world),
-        torch.from_numpy(towards @ unit_from_world.rotation.T).float(),
-        torch.from_numpy(near[free]),
-        torch.from_numpy(distance[free] - cell),
+        torch.from_numpy(free[0]),
+        torch.from_numpy(free[1]),
     )
 
 
@@ -121,6 +116,8 @@ def train(trainer: Trainer, baker: Baker, where: tuple[ObjectRegion, Similarity]
         if fresh or trainer.step % cfg.bake_every == 0:
             whole = fresh or trainer.step % (10 * cfg.bake_every) == 0
             baker.refresh(trainer.field, None if whole else 4.0)
+            if whole:
+                trainer.unseen = find_hidden(baker.baked, baker.inside(), trainer.data.cameras, trainer.data.planes)
             fresh = False
         trainer.train_step(baker)
         if trainer.step % 20 == 0:
