@@ -8,6 +8,8 @@ from importlib import metadata, util
 
 import psutil
 
+from recon.errors import UserError
+
 TINYCUDANN_PAGE = "https://github.com/NVlabs/tiny-cuda-nn#pytorch-extension"
 NERFSTUDIO_PAGE = "https://docs.nerf.studio/quickstart/installation.html"
 
@@ -44,6 +46,12 @@ def package_version(distribution: str) -> str | None:
         return None
 
 
+def require_viewer() -> None:
+    """Raise UserError where the package that `view=true` needs is missing."""
+    if not has_package("viser"):
+        raise UserError("view=true needs the package viser: `pip install viser`, or leave view=true away.")
+
+
 def describe_machine() -> list[tuple[str, str]]:
     """Rows (what, finding) for `recon doctor`, the last one saying what will be used."""
     gpu = gpu_name()
@@ -59,6 +67,7 @@ def describe_machine() -> list[tuple[str, str]]:
         ),
         ("nerfstudio", "found" if has_package("nerfstudio") else f"not installed; optional, see {NERFSTUDIO_PAGE}"),
         ("video (av)", "found" if has_package("av") else "not installed; for videos: pip install av"),
+        ("viewer (viser)", "found" if has_package("viser") else "not installed; for view=true: pip install viser"),
     ]
     used = f"the CPU engine on {n_cores()} cores"
     if gpu is not None:

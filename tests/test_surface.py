@@ -243,7 +243,7 @@ def test_prior_points_pull_the_surface(tmp_path):
 
 def test_an_interrupted_fit_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     posed, region = sphere_scene(tmp_path / "scene")
-    cfg, folder = SurfaceConfig(n_steps=30, checkpoint_s=0.0, **SMALL), tmp_path / "job"
+    cfg, folder = SurfaceConfig(n_steps=30, checkpoint_s=0.0, bake_every=10, **SMALL), tmp_path / "job"
     folder.mkdir()
     step = Trainer.train_step
 

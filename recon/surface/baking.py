@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+import torch
 from jaxtyping import Bool
 
 from recon.data import ObjectRegion
@@ -46,6 +51,18 @@ def empty_bake(region: ObjectRegion, unit_from_world: Similarity, resolution: in
     return BakedSdf(origin.astype(np.float32), cell, np.full(tuple(shape), 1.0, np.float32))
 
 
+@dataclass(frozen=True)
+class Refresh:
+    """What a refresh of the baked grid found, in edges of the unit cube."""
+
+    lowest: float
+    """The least fresh value ..."""
+    highest: float
+    """... and the largest."""
+    moved: float
+    """Median change of the SDF where it was within a cell of the surface; infinite where it was nowhere."""
+
+
 class Baker:
     """Refreshes a baked grid from the field: all of the hull now and then, the band near the surface each time."""
 
@@ -65,11 +82,25 @@ class Baker:
         """Which of the grid's points lie in the hull."""
         return self.outside < 0
 
-    def refresh(self, field: Field, band_cells: float | None) -> int:
+    def refresh(self, field: Field, band_cells: float | None) -> Refresh:
         """Evaluate the field at all points of the hull, or only where the last bake lay within `band_cells`."""
         values = self.baked.values.reshape(-1)
         chosen = self.near_hull
         if band_cells is not None:
             chosen = chosen[np.abs(values[chosen]) < band_cells * self.baked.cell]
-        values[chosen] = field.sdf(self.points[chosen])
-        return len(chosen)
+        if len(chosen) == 0:  # the surface has left the band that was looked at
+            return self.refresh(field, None)
+        before, fresh = values[chosen], field.sdf(self.points[chosen])
+        values[chosen] = fresh
+        change = np.abs(fresh - before)[np.abs(before) < self.baked.cell]
+        moved = float(np.median(change)) if len(change) else np.inf
+        seen = Refresh(float(fresh.min()), float(fresh.max()), moved)
+        one_sided = seen.lowest > 0 or seen.highest < 0
+        return self.refresh(field, None) if one_sided and band_cells is not None else seen
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed fit needs: between refreshes of the whole hull the grid remembers earlier fields."""
+        return {"resolution": self.resolution, "values": torch.from_numpy(self.baked.values)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.baked.values[:] = state["values"].numpy()

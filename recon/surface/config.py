@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from recon.stage import NOT_IN_KEY
 from recon.surface.field import Engine, FieldConfig
 from recon.surface.losses import LossConfig
+from recon.surface.pace import PaceConfig
+from recon.surface.viewer import ViewConfig
+from recon.surface.watch import WatchConfig
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,21 @@ class SurfaceConfig:
     bake_resolution_late: int = 160
     """The same in the second half."""
     bake_every: int = 50
-    """Steps between refreshes of the baked SDF."""
+    """Steps between refreshes of the baked SDF; 0: never, so that samples are spread evenly over each ray."""
     n_points: int = 1024
     """Prior points a step."""
     seed: int = 0
     """Of all randomness in the fit."""
-    checkpoint_s: float = 30.0
+    checkpoint_s: float = field(default=30.0, metadata=NOT_IN_KEY)
     """Seconds between checkpoints, which an interrupted run goes on from."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the loss's terms."""
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    """Noticing that the training breaks down."""
+    pace: PaceConfig = field(default_factory=PaceConfig)
+    """Ending early where the surface no longer moves."""
+    view: ViewConfig = field(default_factory=ViewConfig, metadata=NOT_IN_KEY)
+    """The live view of `view=true`."""
 
     def field_config(self) -> FieldConfig:
         return FieldConfig(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from jaxtyping import Bool, Float32
 from numba import njit, prange
 from scipy.ndimage import distance_transform_edt
@@ -82,6 +85,14 @@ class HiddenSpace:
     """Distance to the nearest seen point, in unit lengths."""
     cell: float
     """Edge of the grid."""
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: tensors and plain values."""
+        return {"points": torch.from_numpy(self.points), "depth": torch.from_numpy(self.depth), "cell": self.cell}
+
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> HiddenSpace:
+        return HiddenSpace(state["points"].numpy(), state["depth"].numpy(), state["cell"])
 
 
 def find_hidden(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from recon.surface.baking import Baker
 from recon.surface.batch import Batch, Data, draw_batch
@@ -42,8 +43,19 @@ class Trainer:
         self.first_inv_s = cfg.first_inv_s
         self.unseen = HiddenSpace(np.zeros((0, 3), np.float32), np.zeros(0, np.float32), 0.0)
         """What no camera sees past the surface as it was baked last."""
+        self.rate, self.gradient_norm = 1.0, 0.0
         self.averages: dict[str, float] = {}
-        """Running means of the loss's terms."""
+        """Running means of the loss's terms, and of their weighted sum by the name `total`."""
+        self.photo_error = torch.zeros(n_views)
+        """Running mean of each photo's colour error, 0 before it was drawn."""
+
+    def parameters(self) -> list[Tensor]:
+        """All that is trained."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def calm(self, rate: float, gradient_norm: float) -> None:
+        """From now on multiply the learning rates by `rate`, and shorten gradients to `gradient_norm` (0: never)."""
+        self.rate, self.gradient_norm = rate, gradient_norm
 
     def centred_gain(self) -> Float[Tensor, "n_views 3"]:
         """Per-photo log gains with zero mean, so that they cannot shift the object's own colour."""
@@ -74,7 +86,7 @@ class Trainer:
         warm = min(1.0, (self.step + 1) / 100)
         decay = 0.03 ** max(0.0, (done - 0.3) / 0.7)
         for group in self.optimizer.param_groups:
-            group["lr"] = cfg.learning_rate * group["scale"] * warm * decay
+            group["lr"] = cfg.learning_rate * group["scale"] * warm * decay * self.rate
         opened = cfg.first_levels + (cfg.n_levels - cfg.first_levels) * done / cfg.open_share
         self.field.open_levels(min(opened, cfg.n_levels))
 
@@ -82,11 +94,14 @@ class Trainer:
         """One step of the optimiser on one batch of rays and points."""
         self.schedule()
         losses = self.losses(draw_batch(self.data, self.cfg, self.rng, baker.baked, self.unseen, self.inv_s()))
+        total = losses.total(self.cfg.loss)
         self.optimizer.zero_grad()
-        losses.total(self.cfg.loss).backward()
+        total.backward()
+        if self.gradient_norm:
+            nn.utils.clip_grad_norm_(self.parameters(), self.gradient_norm)
         self.optimizer.step()
         self.step += 1
-        for k, v in losses.values().items():
+        for k, v in (losses.values() | {"total": float(total.detach())}).items():
             self.averages[k] = 0.95 * self.averages.get(k, v) + 0.05 * v
 
     def losses(self, batch: Batch) -> Losses:
@@ -148,27 +163,42 @@ class Trainer:
         rendered = gain * (weights[..., None] * colour).sum(1) + (1 - accumulated).detach()[:, None] * target
         on = label == OBJECT
         difference = (rendered - target).abs().mean(1)
+        self.note_errors(batch.view_idx, difference.detach() * on, on)
         return (difference * on).sum() / on.sum().clamp(min=1), opacity_loss(accumulated, on, label == OUTSIDE)
 
-    def save(self, path: Path) -> None:
-        """Write everything that `restore` needs, whole or not at all."""
-        state = {
+    def note_errors(self, view_idx: Tensor, error: Float[Tensor, " n_rays"], on: Bool[Tensor, " n_rays"]) -> None:
+        """Keep each photo's running colour error, of its rays on the object."""
+        sums = torch.zeros(2, len(self.photo_error))
+        sums.index_add_(1, view_idx, torch.stack([error, on.float()]))
+        mean = sums[0] / sums[1].clamp(min=1)
+        rate = torch.where(self.photo_error > 0, 0.05, 1.0) * (sums[1] > 0)
+        self.photo_error += rate * (mean - self.photo_error)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs to go on as if nothing had happened: tensors and plain values."""
+        return {
+            "step": self.step,
             "field": self.field.state_dict(),
+            "level_weight": self.field.level_weight,
             "log_gain": self.log_gain.detach(),
             "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "averages": self.averages,
-            "rng": self.rng.bit_generator.state,
+            "averages": dict(self.averages),
+            "photo_error": self.photo_error,
+            "calm": [self.rate, self.gradient_norm],
+            "unseen": self.unseen.state(),
+            "draws": {"numpy": self.rng.bit_generator.state, "torch": torch.get_rng_state()},
         }
-        torch.save(state, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
 
-    def restore(self, path: Path) -> None:
-        """Continue where `save` was called."""
-        state = torch.load(path, weights_only=False)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back, or on, to where `state` was called."""
+        self.step, self.averages = state["step"], dict(state["averages"])
         self.field.load_state_dict(state["field"])
+        self.field.level_weight = state["level_weight"]
         with torch.no_grad():
             self.log_gain.copy_(state["log_gain"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.averages = state["step"], state["averages"]
-        self.rng.bit_generator.state = state["rng"]
+        self.photo_error = state["photo_error"].clone()
+        self.unseen = HiddenSpace.from_state(state["unseen"])
+        self.calm(*state["calm"])
+        self.rng.bit_generator.state = state["draws"]["numpy"]
+        torch.set_rng_state(state["draws"]["torch"])
