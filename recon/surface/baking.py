@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 
 from recon.data import ObjectRegion
 from recon.surface.field import Field
@@ -73,8 +74,13 @@ class Baker:
         outside = np.full(len(self.points), -1e9, np.float32)
         for plane in planes:
             np.maximum(outside, self.points @ plane[:3] + plane[3], out=outside)
+        self.outside = outside
         self.near_hull = np.flatnonzero(outside < 1.8 * self.baked.cell)
         self.baked.values.reshape(-1)[:] = np.maximum(outside, self.baked.cell)
+
+    def inside(self) -> Bool[np.ndarray, " n_nodes"]:
+        """Which of the grid's points lie in the hull."""
+        return self.outside < 0
 
     def refresh(self, field: Field, band_cells: float | None) -> Refresh:
         """Evaluate the field at all points of the hull, or only where the last bake lay within `band_cells`."""

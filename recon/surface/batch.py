@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from recon.surface.config import SurfaceConfig
+from recon.surface.hidden import HiddenSpace
 from recon.surface.pixels import PixelPool, UnitCameras
 from recon.surface.sampling import BakedSdf, sample_rays
 
@@ -28,10 +29,8 @@ class Data:
     confidence: Float[Tensor, " n_points"]
     n_prior: int
     """How many of the points are prior points."""
-    towards: Float[Tensor, "n_prior 3"]
-    """Direction from each prior point to the camera that sees it best; zero: none."""
     free_points: Float[Tensor, "n_free 3"]
-    """Points outside the masks' visual hull ..."""
+    """Points outside the visual hull, or in what prior points are seen through ..."""
     free_distance: Float[Tensor, " n_free"]
     """... and how far outside at least."""
 
@@ -49,15 +48,17 @@ class Batch:
     """Of the rays' sections."""
     point_idx: Tensor
     free_idx: Tensor
-    looked_through: Float[Tensor, "n 3"]
-    """Points between prior points and the cameras that see them."""
+    hidden: Float[Tensor, "n_hidden 3"]
+    """Points that no camera sees ..."""
+    hidden_depth: Float[Tensor, " n_hidden"]
+    """... and how far from any seen one they lie at least."""
+    step_aside: Float[Tensor, "n_aside 3"]
+    """Unit vectors: where to look for the neighbours of the first rays' middle samples."""
 
 
-LOOKED_THROUGH_MARGIN, LOOKED_THROUGH_REACH = 0.02, 0.6
-"""How far in front of a prior point space is taken as empty, in edges of the unit cube."""
-
-
-def draw_batch(data: Data, cfg: SurfaceConfig, rng: np.random.Generator, baked: BakedSdf, inv_s: float) -> Batch:
+def draw_batch(
+    data: Data, cfg: SurfaceConfig, rng: np.random.Generator, baked: BakedSdf, unseen: HiddenSpace, inv_s: float
+) -> Batch:
     """Draw rays through and beside the object, sections on them where the baked SDF puts the weights, and points."""
     pool, n_inner = data.pool, round(cfg.n_rays * cfg.object_share)
     pixel_idx = rng.integers(pool.n_object, size=n_inner)
@@ -74,10 +75,10 @@ def draw_batch(data: Data, cfg: SurfaceConfig, rng: np.random.Generator, baked: 
     below = rng.integers(data.n_prior, max(len(data.points), data.n_prior + 1), size=_share(n_below, cfg))
     prior = rng.integers(max(data.n_prior, 1), size=cfg.n_points if data.n_prior else 0)
     free = rng.integers(max(len(data.free_points), 1), size=cfg.n_free if len(data.free_points) else 0)
-    from_prior = torch.from_numpy(prior[: cfg.n_looked_through])
-    # squared: most of them near the surface, where the hull and the cloud differ
-    ahead = torch.from_numpy(rng.random((len(from_prior), 1), dtype=np.float32) ** 2)
-    ahead = LOOKED_THROUGH_MARGIN + (LOOKED_THROUGH_REACH - LOOKED_THROUGH_MARGIN) * ahead
+    hidden = rng.integers(max(len(unseen.points), 1), size=cfg.n_hidden if len(unseen.points) else 0)
+    # between the grid's points too: a field can learn to obey at the points alone
+    beside = (rng.random((len(hidden), 3), dtype=np.float32) - np.float32(0.5)) * np.float32(unseen.cell)
+    aside = rng.normal(size=(min(cfg.n_curvature, int(hit.sum())), 3)).astype(np.float32)
     return Batch(
         pixel_idx[hit],
         torch.from_numpy(view_idx[hit]),
@@ -86,7 +87,9 @@ def draw_batch(data: Data, cfg: SurfaceConfig, rng: np.random.Generator, baked: 
         torch.from_numpy(edges[hit]),
         torch.from_numpy(np.concatenate([prior, below])),
         torch.from_numpy(free),
-        data.points[from_prior] + ahead * data.towards[from_prior],
+        torch.from_numpy(unseen.points[hidden] + beside),
+        torch.from_numpy(unseen.depth[hidden]),
+        nn.functional.normalize(torch.from_numpy(aside)),
     )
 
 

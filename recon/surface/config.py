@@ -55,10 +55,12 @@ class SurfaceConfig:
     """Confidence of the points on the support plane that close the underside, 0 to leave it open."""
     cosine_share: float = 0.0
     """Share of the steps over which the entering cosine turns from forgiving to exact (NeuS); 0: exact at once."""
-    n_looked_through: int = 512
-    """Points between prior points and the cameras that see them, a step; nothing may be solid there."""
     n_free: int = 1024
-    """Points outside the visual hull a step."""
+    """Points a step that lie outside the visual hull or in what prior points are seen through."""
+    n_hidden: int = 512
+    """Points a step that no camera sees past the current surface."""
+    n_curvature: int = 512
+    """Rays a step whose normal at the surface is compared with a neighbour's."""
     learning_rate: float = 1e-2
     """Of the hash grid, at its highest; the networks take a quarter of it."""
     bake_resolution: int = 96

@@ -19,12 +19,12 @@ from recon.surface.batch import Data
 from recon.surface.checkpoint import load_checkpoint, save_checkpoint
 from recon.surface.config import SurfaceConfig
 from recon.surface.field import Engine
-from recon.surface.free_space import towards_best_view
+from recon.surface.hidden import find_hidden
 from recon.surface.pace import steps_to_skip
 from recon.surface.pixels import gather_pixels, unit_cameras
 from recon.surface.trainer import Trainer
 from recon.surface.viewer import Moment, Viewer, viewing
-from recon.surface.visual_hull import hull_sdf, support_points
+from recon.surface.visual_hull import free_space, hull_sdf, support_points
 from recon.surface.watch import Watch
 from recon.transforms import Similarity
 
@@ -37,10 +37,10 @@ def fit_surface(
     engine = Engine.cpu if cfg.engine is Engine.auto else cfg.engine
     unit_from_world = unit_from_region(region)
     baker = Baker(region, unit_from_world, cfg.bake_resolution)
-    near, cell = baker.points[baker.near_hull], np.float32(baker.baked.cell)
+    near, cell = baker.points[baker.near_hull], baker.baked.cell
     distances = hull_sdf(baker.baked, posed, region, prior, unit_from_world)
     hull, carved = (d.reshape(-1)[baker.near_hull] for d in distances)
-    data = gather(posed, region, prior, unit_from_world, (near, hull, cell), cfg)
+    data = gather(posed, region, prior, unit_from_world, free_space(near, hull, carved, cell), cfg)
     job.notes |= {
         "engine": engine.name,
         "pool_pixels": len(data.pool.label),
@@ -96,18 +96,14 @@ def gather(
     region: ObjectRegion,
     prior: PriorCloud,
     unit_from_world: Similarity,
-    hull: tuple[np.ndarray, np.ndarray, np.float32],
+    free: tuple[np.ndarray, np.ndarray],
     cfg: SurfaceConfig,
 ) -> Data:
     """Bring everything that the training draws from into the unit cube.
 
-    hull: points (n, 3) in the unit cube, their distances (n,) to the visual hull, and the grid's cell.
+    free: points (n, 3) in the unit cube that are outside, and how far (n,) at least.
     """
-    near, distance, cell = hull
-    # one cell of slack: masks are right to a few pixels, the carving to half a cell
-    free = distance > cell
     below, below_normals = support_points(posed, region, region.diagonal() / 150)
-    towards = towards_best_view(posed, prior, 2 * float(cell) / unit_from_world.scale)
     points = np.concatenate([prior.points_world, below])
     normals = np.concatenate([prior.normals_world, below_normals])
     confidence = np.concatenate([prior.confidence, np.full(len(below), cfg.support_confidence)])
@@ -119,9 +115,8 @@ def gather(
         torch.from_numpy(normals @ unit_from_world.rotation.T).float(),
         torch.from_numpy(confidence).float(),
         len(prior.points_world),
-        torch.from_numpy(towards @ unit_from_world.rotation.T).float(),
-        torch.from_numpy(near[free]),
-        torch.from_numpy(distance[free] - cell),
+        torch.from_numpy(free[0]),
+        torch.from_numpy(free[1]),
     )
 
 
@@ -171,6 +166,11 @@ class Fit:
         job.warn(self.watch.take_back(self.trainer, trouble))
         self.refreshed_at = -1
 
+    def find_hidden(self) -> None:
+        """Bring what no camera sees in step with the baked grid."""
+        data, baker = self.trainer.data, self.baker
+        self.trainer.unseen = find_hidden(baker.baked, baker.inside(), data.cameras, data.planes)
+
     def refresh(self, job: Job) -> None:
         """Look whether all is well, and bring the baked grid in step with the field."""
         self.look(job)
@@ -186,6 +186,8 @@ class Fit:
         if trouble:
             self.go_back(trouble, job)
             return self.refresh(job)
+        if whole:
+            self.find_hidden()
         skip = steps_to_skip(cfg.pace, seen, trainer.step / cfg.n_steps >= cfg.open_share, cfg.bake_every)
         skip = min(skip, cfg.n_steps - 1 - trainer.step)
         trainer.step += skip

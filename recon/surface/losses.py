@@ -15,14 +15,18 @@ class LossConfig:
 
     mask: float = 0.1
     """Pulls opacity to 1 on the object and to 0 beside it."""
-    eikonal: float = 0.1
+    eikonal: float = 0.3
     """Keeps the SDF's gradient at unit length; too high smooths detail away."""
     points: float = 1.0
     """Pulls the SDF's zero set to the prior cloud."""
     normals: float = 0.02
     """Turns the SDF's normals to the prior cloud's."""
     free_space: float = 1.0
-    """Keeps the SDF positive in front of prior points and, beside the masks' visual hull, as large as the distance."""
+    """Keeps the SDF as large as the distance, outside the visual hull and in what prior points are seen through."""
+    hidden: float = 0.3
+    """Keeps the SDF negative in what no camera sees past the current surface, or caves grow there."""
+    curvature: float = 0.0
+    """Keeps neighbouring normals alike; fades as the hash grid's levels open."""
     gain: float = 0.01
     """Keeps the photos' gains near 1."""
 
@@ -36,6 +40,8 @@ class Losses:
     eikonal: Tensor
     points: Tensor
     free_space: Tensor
+    hidden: Tensor
+    curvature: Tensor
     gain: Tensor
 
     def total(self, cfg: LossConfig) -> Tensor:
@@ -45,6 +51,8 @@ class Losses:
             + cfg.eikonal * self.eikonal
             + cfg.points * self.points
             + cfg.free_space * self.free_space
+            + cfg.hidden * self.hidden
+            + cfg.curvature * self.curvature
             + cfg.gain * self.gain
         )
 
@@ -55,6 +63,11 @@ class Losses:
 def eikonal(gradient: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
     """Mean of (|grad f| - 1)^2 (Gropp et al. 2020, eq. 2)."""
     return ((gradient.norm(dim=1) - 1) ** 2).mean()
+
+
+def curvature(normal: Float[Tensor, "n 3"], beside: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
+    """Mean of 1 - n . n', normals at points and at neighbours of theirs (after Rosu and Behnke 2023, PermutoSDF)."""
+    return (1 - (normal * beside).sum(1)).sum() / max(len(normal), 1)
 
 
 def opacity_loss(

@@ -40,6 +40,8 @@ class UnitCameras:
     """unit_from_cam, directions only."""
     intrinsics: Float32[np.ndarray, "n_views 4"]
     """fx fy cx cy in pixels."""
+    size_px: np.ndarray
+    """(n_views, 2) width and height."""
 
     def rays(
         self, view_idx: np.ndarray, position_px: Float[np.ndarray, "n 2"]
@@ -59,7 +61,8 @@ def unit_cameras(posed: PosedCapture, unit_from_world: Similarity) -> UnitCamera
     centre = unit_from_world.apply(np.array([v.centre_world() for v in posed.views]))
     rotation = np.array([unit_from_world.rotation @ v.cam_from_world.rotation.T for v in posed.views])
     k = np.array([[v.camera.fx_px, v.camera.fy_px, v.camera.cx_px, v.camera.cy_px] for v in posed.views])
-    return UnitCameras(centre.astype(np.float32), rotation.astype(np.float32), k.astype(np.float32))
+    size_px = np.array([(v.camera.width_px, v.camera.height_px) for v in posed.views])
+    return UnitCameras(centre.astype(np.float32), rotation.astype(np.float32), k.astype(np.float32), size_px)
 
 
 def quarter_resolution(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -11,12 +11,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from recon.surface.baking import Baker
-from recon.surface.batch import LOOKED_THROUGH_MARGIN, Batch, Data, draw_batch
+from recon.surface.batch import Batch, Data, draw_batch
 from recon.surface.config import SurfaceConfig
 from recon.surface.field import Engine, Field
-from recon.surface.losses import Losses, eikonal, opacity_loss, point_loss
+from recon.surface.hidden import HiddenSpace
+from recon.surface.losses import Losses, curvature, eikonal, opacity_loss, point_loss
 from recon.surface.pixels import OBJECT, OUTSIDE
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
+
+HIDDEN_SLACK = 0.02
+"""How far the surface may move inwards freely, in edges of the unit cube."""
 
 
 class Trainer:
@@ -37,6 +41,8 @@ class Trainer:
             fused=True,
         )
         self.first_inv_s = cfg.first_inv_s
+        self.unseen = HiddenSpace(np.zeros((0, 3), np.float32), np.zeros(0, np.float32), 0.0)
+        """What no camera sees past the surface as it was baked last."""
         self.rate, self.gradient_norm = 1.0, 0.0
         self.averages: dict[str, float] = {}
         """Running means of the loss's terms, and of their weighted sum by the name `total`."""
@@ -87,7 +93,7 @@ class Trainer:
     def train_step(self, baker: Baker) -> None:
         """One step of the optimiser on one batch of rays and points."""
         self.schedule()
-        losses = self.losses(draw_batch(self.data, self.cfg, self.rng, baker.baked, self.inv_s()))
+        losses = self.losses(draw_batch(self.data, self.cfg, self.rng, baker.baked, self.unseen, self.inv_s()))
         total = losses.total(self.cfg.loss)
         self.optimizer.zero_grad()
         total.backward()
@@ -105,11 +111,12 @@ class Trainer:
         middle, length = (batch.edges[:, 1:] + batch.edges[:, :-1]) / 2, batch.edges.diff(dim=1)
         x = (batch.origin[:, None] + middle[..., None] * batch.direction[:, None]).reshape(-1, 3)
         # one pass through the field for all points: a kernel call costs as much as a few hundred points
-        parts = [x, data.points[batch.point_idx], data.free_points[batch.free_idx], batch.looked_through]
+        aside = self.neighbours(batch, middle)
+        parts = [x, data.points[batch.point_idx], data.free_points[batch.free_idx], batch.hidden, aside]
         together = torch.cat(parts)
         sdf, gradient, geometry = self.field.geometry(together)
         normal = gradient / (gradient.norm(dim=1, keepdim=True) + 1e-6)
-        n, m, k = np.cumsum([len(part) for part in parts[:3]])
+        n, m, k, j = np.cumsum([len(part) for part in parts[:4]])
         direction = batch.direction[:, None].expand(*shape, 3).reshape(-1, 3)
         share = min(1.0, self.step / max(cfg.cosine_share * cfg.n_steps, 1e-6)) if cfg.cosine_share else 1.0
         cosine = annealed_cosine((gradient[:n] * direction).sum(1), share)
@@ -117,18 +124,29 @@ class Trainer:
         weights = ray_weights(opacity)
         colour = self.field.radiance(x, direction, normal[:n], geometry[:n]).view(*shape, 3)
         colour_term, mask_term = self.compare(batch, weights, colour)
-        beyond_hull = torch.relu(data.free_distance[batch.free_idx] - sdf[m:k])
-        # half the margin: the SDF in front of a slanted surface is smaller than the way to it
-        in_view = torch.relu(LOOKED_THROUGH_MARGIN / 2 - sdf[k:])
+        too_near = torch.relu(data.free_distance[batch.free_idx] - sdf[m:k])
         prior_normal, confidence = data.normals[batch.point_idx], data.confidence[batch.point_idx]
         return Losses(
             colour=colour_term,
             mask=mask_term,
             eikonal=eikonal(gradient),
             points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, cfg.loss),
-            free_space=beyond_hull.sum() / max(len(beyond_hull), 1) + in_view.sum() / max(len(in_view), 1),
+            free_space=too_near.sum() / max(len(too_near), 1),
+            hidden=torch.relu(sdf[k:j] + (batch.hidden_depth - HIDDEN_SLACK).clamp(min=0)).sum() / max(j - k, 1),
+            curvature=curvature(normal[:n].view(*shape, 3)[: len(aside), cfg.n_samples // 2], normal[j:]),
             gain=(self.log_gain**2).mean(),
         )
+
+    def neighbours(self, batch: Batch, middle: Float[Tensor, "n_rays n_samples"]) -> Float[Tensor, "n 3"]:
+        """Points a cell of the finest open level beside some rays' middle samples, where most of the weight lies."""
+        n, k = len(batch.step_aside), self.cfg.n_samples // 2
+        at_surface = batch.origin[:n] + middle[:n, k : k + 1] * batch.direction[:n]
+        return at_surface + batch.step_aside * self.finest_cell()
+
+    def finest_cell(self) -> float:
+        """Edge of a cell of the finest open level of the hash grid."""
+        n_open = max(int(self.field.level_weight.sum().ceil()), 1)
+        return float(1 / self.field.layout.scales()[n_open - 1])
 
     def compare(
         self, batch: Batch, weights: Float[Tensor, "n_rays n_samples"], colour: Float[Tensor, "n_rays n_samples 3"]
@@ -167,6 +185,7 @@ class Trainer:
             "averages": dict(self.averages),
             "photo_error": self.photo_error,
             "calm": [self.rate, self.gradient_norm],
+            "unseen": self.unseen.state(),
             "draws": {"numpy": self.rng.bit_generator.state, "torch": torch.get_rng_state()},
         }
 
@@ -179,6 +198,7 @@ class Trainer:
             self.log_gain.copy_(state["log_gain"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.photo_error = state["photo_error"].clone()
+        self.unseen = HiddenSpace.from_state(state["unseen"])
         self.calm(*state["calm"])
         self.rng.bit_generator.state = state["draws"]["numpy"]
         torch.set_rng_state(state["draws"]["torch"])
