@@ -8,6 +8,7 @@ from recon.stage import NOT_IN_KEY
 from recon.surface.field import Engine, FieldConfig
 from recon.surface.losses import LossConfig
 from recon.surface.pace import PaceConfig
+from recon.surface.sampling import Placing
 from recon.surface.viewer import ViewConfig
 from recon.surface.watch import WatchConfig
 
@@ -68,7 +69,9 @@ class SurfaceConfig:
     bake_resolution_late: int = 160
     """The same in the second half."""
     bake_every: int = 50
-    """Steps between refreshes of the baked SDF; 0: never, so that samples are spread evenly over each ray."""
+    """Steps between refreshes of the baked SDF."""
+    placing: Placing = Placing.baked
+    """Where the samples of a ray go: where an SDF baked into a grid puts NeuS's weights, or evenly (to compare)."""
     n_points: int = 1024
     """Prior points a step."""
     seed: int = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -17,6 +18,13 @@ from numba import njit, prange
 
 WEIGHT_SHARE, NEAR_SHARE, EVEN_SHARE = 0.80, 0.15, 0.05
 """Shares of the samples: by opacity, near misses, evenly over the ray."""
+
+
+class Placing(Enum):
+    """How a ray's samples are placed."""
+
+    baked = "baked"
+    even = "even"
 
 
 @dataclass
@@ -31,6 +39,10 @@ class BakedSdf:
         """The grid points' unit coordinates, z fastest."""
         axes = [self.origin[d] + self.cell * np.arange(self.values.shape[d], dtype=np.float32) for d in range(3)]
         return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3).astype(np.float32)
+
+    def flat(self) -> BakedSdf:
+        """The same grid with no surface in it: samples placed by it are spread evenly over each ray."""
+        return BakedSdf(self.origin, self.cell, np.ones_like(self.values))
 
 
 @njit(inline="always")
