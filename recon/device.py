@@ -44,6 +44,18 @@ def package_version(distribution: str) -> str | None:
         return None
 
 
+def fastest_engine() -> str:
+    """The surface's engine that is likely the fastest here, by its name in `recon/surface/engine.py`.
+
+    tiny-cuda-nn before Triton is a belief: the two have not been timed against each other.
+    """
+    if gpu_name() is None:
+        return "cpu"
+    if has_package("tinycudann"):
+        return "tcnn"
+    return "triton" if has_package("triton") else "cpu"
+
+
 def describe_machine() -> list[tuple[str, str]]:
     """Rows (what, finding) for `recon doctor`, the last one saying what will be used."""
     gpu = gpu_name()

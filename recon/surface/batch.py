@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from recon.surface.baked import BakedSdf
 from recon.surface.config import SurfaceConfig
+from recon.surface.engine import SampleRays
 from recon.surface.pixels import PixelPool, UnitCameras
-from recon.surface.sampling import BakedSdf, sample_rays
+from recon.surface.random_numbers import RandomNumbers
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Data:
 
     pool: PixelPool
     cameras: UnitCameras
-    planes: np.ndarray
-    """The hull's half-spaces, (n_planes, 4)."""
+    planes: Float[Tensor, "n_planes 4"]
+    """The hull's half-spaces."""
     points: Float[Tensor, "n_points 3"]
     """Prior points, then those that close the underside."""
     normals: Float[Tensor, "n_points 3"]
@@ -35,14 +37,25 @@ class Data:
     free_distance: Float[Tensor, " n_free"]
     """... and how far outside at least."""
 
+    def to(self, device: torch.device) -> Data:
+        """The same on another device."""
+        moved: Data = _moved(self, device)
+        return moved
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
+    return value.to(device) if isinstance(value, Tensor) else value
+
 
 @dataclass(frozen=True)
 class Batch:
     """One step's draw."""
 
-    pixel_idx: np.ndarray
-    """(n_rays,) into the pool."""
-    view_idx: Tensor
+    pixel_idx: Int64[Tensor, " n_rays"]
+    """Into the pool."""
+    view_idx: Int64[Tensor, " n_rays"]
     origin: Float[Tensor, "n_rays 3"]
     direction: Float[Tensor, "n_rays 3"]
     edges: Float[Tensor, "n_rays n_edges"]
@@ -57,35 +70,37 @@ LOOKED_THROUGH_MARGIN, LOOKED_THROUGH_REACH = 0.02, 0.6
 """How far in front of a prior point space is taken as empty, in edges of the unit cube."""
 
 
-def draw_batch(data: Data, cfg: SurfaceConfig, rng: np.random.Generator, baked: BakedSdf, inv_s: float) -> Batch:
+def draw_batch(
+    data: Data, cfg: SurfaceConfig, rng: RandomNumbers, baked: BakedSdf, inv_s: float, sample_rays: SampleRays
+) -> Batch:
     """Draw rays through and beside the object, sections on them where the baked SDF puts the weights, and points."""
     pool, n_inner = data.pool, round(cfg.n_rays * cfg.object_share)
-    pixel_idx = rng.integers(pool.n_object, size=n_inner)
+    pixel_idx = rng.integers(0, pool.n_object, size=n_inner)
     if pool.n_object < len(pool.label):
         outer = rng.integers(pool.n_object, len(pool.label), size=cfg.n_rays - n_inner)
-        pixel_idx = np.concatenate([pixel_idx, outer])
-    view_idx = pool.view_idx[pixel_idx].astype(np.int64)
-    rays_o, rays_d = data.cameras.rays(view_idx, pool.pixel[pixel_idx] + 0.5)
-    jitter = rng.random((len(pixel_idx), cfg.n_samples + 1), dtype=np.float32)
+        pixel_idx = torch.cat([pixel_idx, outer])
+    view_idx = pool.view_idx[pixel_idx].long()
+    rays_o, rays_d = data.cameras.rays(view_idx, pool.pixel[pixel_idx].double() + 0.5)
+    jitter = rng.random((len(pixel_idx), cfg.n_samples + 1))
     # a baked grid cannot place samples more sharply than a few to a cell
     sharpness = min(inv_s, 5.0 / baked.cell)
     edges, hit = sample_rays(baked, rays_o, rays_d, data.planes, sharpness, cfg.n_samples, jitter)
     n_below = len(data.points) - data.n_prior
     below = rng.integers(data.n_prior, max(len(data.points), data.n_prior + 1), size=_share(n_below, cfg))
-    prior = rng.integers(max(data.n_prior, 1), size=cfg.n_points if data.n_prior else 0)
-    free = rng.integers(max(len(data.free_points), 1), size=cfg.n_free if len(data.free_points) else 0)
-    from_prior = torch.from_numpy(prior[: cfg.n_looked_through])
+    prior = rng.integers(0, max(data.n_prior, 1), size=cfg.n_points if data.n_prior else 0)
+    free = rng.integers(0, max(len(data.free_points), 1), size=cfg.n_free if len(data.free_points) else 0)
+    from_prior = prior[: cfg.n_looked_through]
     # squared: most of them near the surface, where the hull and the cloud differ
-    ahead = torch.from_numpy(rng.random((len(from_prior), 1), dtype=np.float32) ** 2)
+    ahead = rng.random((len(from_prior), 1)) ** 2
     ahead = LOOKED_THROUGH_MARGIN + (LOOKED_THROUGH_REACH - LOOKED_THROUGH_MARGIN) * ahead
     return Batch(
         pixel_idx[hit],
-        torch.from_numpy(view_idx[hit]),
-        torch.from_numpy(rays_o[hit]),
-        torch.from_numpy(rays_d[hit]),
-        torch.from_numpy(edges[hit]),
-        torch.from_numpy(np.concatenate([prior, below])),
-        torch.from_numpy(free),
+        view_idx[hit],
+        rays_o[hit],
+        rays_d[hit],
+        edges[hit],
+        torch.cat([prior, below]),
+        free,
         data.points[from_prior] + ahead * data.towards[from_prior],
     )
 

@@ -15,7 +15,7 @@ from recon.stage import Job, stage
 from recon.surface.baking import Baker, unit_from_region, unit_planes
 from recon.surface.batch import Data
 from recon.surface.config import SurfaceConfig
-from recon.surface.field import Engine
+from recon.surface.engine import device_for, resolve
 from recon.surface.free_space import towards_best_view
 from recon.surface.pixels import gather_pixels, unit_cameras
 from recon.surface.trainer import Trainer
@@ -28,15 +28,17 @@ def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
     """Train the SDF and colour field; resumes from `checkpoint.pt` in the job's folder."""
-    engine = Engine.cpu if cfg.engine is Engine.auto else cfg.engine
+    engine = resolve(cfg.engine)
+    device = device_for(engine)
     unit_from_world = unit_from_region(region)
-    baker = Baker(region, unit_from_world, cfg.bake_resolution)
-    near, cell = baker.points[baker.near_hull], np.float32(baker.baked.cell)
+    baker = Baker(region, unit_from_world, cfg.bake_resolution, device)
+    near, cell = baker.points[baker.near_hull].cpu().numpy(), np.float32(baker.baked.cell)
     distances = hull_sdf(baker.baked, posed, region, prior, unit_from_world)
-    hull, carved = (d.reshape(-1)[baker.near_hull] for d in distances)
+    hull, carved = (d.reshape(-1)[baker.near_hull.cpu().numpy()] for d in distances)
     data = gather(posed, region, prior, unit_from_world, (near, hull, cell), cfg)
     job.notes |= {
         "engine": engine.name,
+        "device": str(device),
         "pool_pixels": len(data.pool.label),
         "support_points": len(data.points) - data.n_prior,
     }
@@ -56,7 +58,7 @@ def fit_surface(
         asdict(cfg.field_config()),
         trainer.field.arrays(),
         math.log(trainer.inv_s()),
-        np.exp(trainer.centred_gain().detach().double().numpy()),
+        np.exp(trainer.centred_gain().detach().cpu().double().numpy()),
         {k: round(v, 5) for k, v in trainer.averages.items()} | {"n_steps": cfg.n_steps},
     )
 
@@ -69,9 +71,10 @@ def blunt_start(baker: Baker, hull: np.ndarray, data: Data, cfg: SurfaceConfig) 
     """
     if data.n_prior == 0:
         return cfg.first_inv_s
-    values = baker.baked.values.copy()
-    values.reshape(-1)[baker.near_hull] = hull
-    index = ((data.points[: data.n_prior].numpy() - baker.baked.origin) / baker.baked.cell).round().astype(int)
+    baked = baker.baked.to(torch.device("cpu"))
+    values = baked.values.numpy().copy()
+    values.reshape(-1)[baker.near_hull.cpu().numpy()] = hull
+    index = ((data.points[: data.n_prior] - baked.origin) / baked.cell).round().numpy().astype(int)
     depth = -values[tuple(np.clip(index, 0, np.array(values.shape) - 1).T)]
     reach = float(np.percentile(depth, 75))
     # 4: at a depth of 4 / (1/s) the logistic density has fallen to 2 % of its peak
@@ -101,7 +104,7 @@ def gather(
     return Data(
         gather_pixels(posed, region, cfg.ring_share, cfg.max_side_px),
         unit_cameras(posed, unit_from_world),
-        unit_planes(region, unit_from_world),
+        torch.from_numpy(unit_planes(region, unit_from_world)),
         torch.from_numpy(unit_from_world.apply(points)).float(),
         torch.from_numpy(normals @ unit_from_world.rotation.T).float(),
         torch.from_numpy(confidence).float(),
@@ -117,7 +120,7 @@ def train(trainer: Trainer, baker: Baker, where: tuple[ObjectRegion, Similarity]
     cfg, saved_at, fresh = trainer.cfg, time.monotonic(), True
     while trainer.step < cfg.n_steps:
         if trainer.step >= cfg.n_steps // 2 and baker.resolution != cfg.bake_resolution_late:
-            baker, fresh = Baker(*where, cfg.bake_resolution_late), True
+            baker, fresh = Baker(*where, cfg.bake_resolution_late, trainer.device), True
         if fresh or trainer.step % cfg.bake_every == 0:
             whole = fresh or trainer.step % (10 * cfg.bake_every) == 0
             baker.refresh(trainer.field, None if whole else 4.0)

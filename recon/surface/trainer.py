@@ -12,21 +12,25 @@ from torch import Tensor
 from recon.surface.baking import Baker
 from recon.surface.batch import LOOKED_THROUGH_MARGIN, Batch, Data, draw_batch
 from recon.surface.config import SurfaceConfig
-from recon.surface.field import Engine, Field
+from recon.surface.engine import Engine, open_sampler
+from recon.surface.field import Field
 from recon.surface.losses import Losses, eikonal, opacity_loss, point_loss
 from recon.surface.pixels import OBJECT, OUTSIDE
+from recon.surface.random_numbers import RandomNumbers
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
 
 
 class Trainer:
-    """The field, its optimiser and the state of the training."""
+    """The field, its optimiser and the state of the training, all on the device of a resolved engine."""
 
     def __init__(self, cfg: SurfaceConfig, engine: Engine, data: Data, n_views: int) -> None:
         torch.manual_seed(cfg.seed)
-        self.cfg, self.data, self.step = cfg, data, 0
-        self.rng = np.random.default_rng(cfg.seed)
-        self.field = Field(cfg.field_config(), engine)
-        self.log_gain = torch.zeros(n_views, 3, requires_grad=True)
+        self.cfg, self.step = cfg, 0
+        self.field = Field(cfg.field_config(), engine, cfg.precision)
+        self.device = self.field.table.device
+        self.data, self.sample_rays = data.to(self.device), open_sampler(engine)
+        self.rng = RandomNumbers(cfg.seed, self.device)
+        self.log_gain = torch.zeros(n_views, 3, device=self.device, requires_grad=True)
         networks = [p for k, p in self.field.named_parameters() if k != "table"]
         self.optimizer = torch.optim.Adam(
             [{"params": [self.field.table], "scale": 1.0}, {"params": [*networks, self.log_gain], "scale": 0.25}],
@@ -36,8 +40,14 @@ class Trainer:
             fused=True,
         )
         self.first_inv_s = cfg.first_inv_s
-        self.averages: dict[str, float] = {}
-        """Running means of the loss's terms."""
+        self._averages: dict[str, Tensor] = {}
+
+    @property
+    def averages(self) -> dict[str, float]:
+        """Running means of the loss's terms; reading them waits for the device."""
+        if not self._averages:
+            return {}
+        return dict(zip(self._averages, torch.stack(list(self._averages.values())).tolist(), strict=True))
 
     def centred_gain(self) -> Float[Tensor, "n_views 3"]:
         """Per-photo log gains with zero mean, so that they cannot shift the object's own colour."""
@@ -54,10 +64,11 @@ class Trainer:
     def warm_start(self, points: np.ndarray, values: np.ndarray, n_steps: int = 200, n_points: int = 8192) -> None:
         """Regress the SDF to the visual hull's before any ray is rendered."""
         self.field.open_levels(self.cfg.first_levels)
+        here, wanted = (torch.from_numpy(a).to(self.device) for a in (points, values))
         for _ in range(n_steps):
-            chosen = self.rng.integers(len(points), size=n_points)
-            sdf, gradient, _ = self.field.geometry(torch.from_numpy(points[chosen]))
-            loss = 10 * (sdf - torch.from_numpy(values[chosen])).abs().mean() + 0.1 * eikonal(gradient)
+            chosen = self.rng.integers(0, len(points), size=n_points)
+            sdf, gradient, _ = self.field.geometry(here[chosen])
+            loss = 10 * (sdf - wanted[chosen]).abs().mean() + 0.1 * eikonal(gradient)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -75,13 +86,17 @@ class Trainer:
     def train_step(self, baker: Baker) -> None:
         """One step of the optimiser on one batch of rays and points."""
         self.schedule()
-        losses = self.losses(draw_batch(self.data, self.cfg, self.rng, baker.baked, self.inv_s()))
+        losses = self.losses(self.draw(baker))
         self.optimizer.zero_grad()
         losses.total(self.cfg.loss).backward()
         self.optimizer.step()
         self.step += 1
         for k, v in losses.values().items():
-            self.averages[k] = 0.95 * self.averages.get(k, v) + 0.05 * v
+            self._averages[k] = 0.95 * self._averages.get(k, v) + 0.05 * v
+
+    def draw(self, baker: Baker) -> Batch:
+        """What the next step trains on."""
+        return draw_batch(self.data, self.cfg, self.rng, baker.baked, self.inv_s(), self.sample_rays)
 
     def losses(self, batch: Batch) -> Losses:
         """Render the batch's rays and compare them with the photos, the prior cloud and the visual hull."""
@@ -120,9 +135,9 @@ class Trainer:
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The colour term (mean absolute difference on the object) and the mask term."""
         pool = self.data.pool
-        label = torch.from_numpy(pool.label[batch.pixel_idx])
+        label = pool.label[batch.pixel_idx]
         source = pool.blurred if self.step < self.cfg.blurred_share * self.cfg.n_steps else pool.rgb
-        target = torch.from_numpy(source[batch.pixel_idx]).float() / 255
+        target = source[batch.pixel_idx].float() / 255
         accumulated = weights.sum(1)
         gain = torch.exp(self.centred_gain()[batch.view_idx])
         # what is still transparent is filled with the photo: opacity is the masks' business alone, so that the
@@ -139,18 +154,18 @@ class Trainer:
             "log_gain": self.log_gain.detach(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "averages": self.averages,
-            "rng": self.rng.bit_generator.state,
+            "averages": self._averages,
+            "rng": self.rng.state(),
         }
         torch.save(state, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
 
     def restore(self, path: Path) -> None:
-        """Continue where `save` was called."""
-        state = torch.load(path, weights_only=False)
+        """Continue where `save` was called, be it by another engine."""
+        state = torch.load(path, map_location=self.device, weights_only=False)
         self.field.load_state_dict(state["field"])
         with torch.no_grad():
             self.log_gain.copy_(state["log_gain"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.averages = state["step"], state["averages"]
-        self.rng.bit_generator.state = state["rng"]
+        self.step, self._averages = state["step"], state["averages"]
+        self.rng.restore(state["rng"], self.step)
