@@ -2,7 +2,7 @@
 is missing.
 
 Triton's kernels run in its interpreter, in a process of their own: it must be told so before its first import, and
-torch's optimisers import it. On a machine with a CUDA device the same tests run there (RECON_REQUIRE_CUDA=1 demands one).
+torch's optimisers import it. With a CUDA device the same tests run there; RECON_REQUIRE_CUDA=1 demands one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 import torch
 from test_surface import BOX, SMALL, radius_error, sphere_bake, sphere_cloud, sphere_scene
 
+from recon.device import describe_machine
 from recon.errors import UserError
 from recon.stage import Job
 from recon.surface import engine as engines
@@ -233,6 +234,23 @@ def test_auto_takes_the_fastest_that_is_there(monkeypatch):
                           (Engine.cpu, "pip install numba")):  # fmt: skip
         with pytest.raises(UserError, match=words):
             resolve(wanted)
+
+
+def test_the_doctor_names_the_engine_and_what_would_be_faster(monkeypatch):
+    machine = {"gpu": "Some GPU", "packages": {"numba"}}
+    monkeypatch.setattr("recon.device.gpu_name", lambda: machine["gpu"])
+    monkeypatch.setattr("recon.device.has_package", lambda name: name in machine["packages"])
+    said = dict(describe_machine())
+    assert "engine cpu" in said["will be used"] and "cores for the surface" in said["will be used"]
+    assert said["to be faster"].startswith("pip install triton") and "tiny-cuda-nn" in said["to be faster"]
+    machine["packages"].add("triton")
+    assert "engine triton on Some GPU" in dict(describe_machine())["will be used"]
+    machine["packages"].add("tinycudann")
+    assert dict(describe_machine())["to be faster"] == "nothing is missing"
+    machine["gpu"] = None
+    monkeypatch.setattr("recon.device.which", lambda name: "/usr/bin/nvidia-smi")
+    assert "built for CUDA" in dict(describe_machine())["to be faster"]
+    assert "engine cpu" in dict(describe_machine())["will be used"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or INTERPRETED, reason="what is said where there is no GPU")

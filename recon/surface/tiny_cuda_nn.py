@@ -37,8 +37,8 @@ def load_tinycudann() -> Any:
         import tinycudann
     except (ImportError, OSError) as error:  # EnvironmentError: built for another GPU, or no GPU
         raise UserError(
-            f"tiny-cuda-nn is installed but cannot be loaded ({error}): build it for this GPU as {TINYCUDANN_PAGE} says, "
-            "or choose surface.engine=triton."
+            f"tiny-cuda-nn is installed but cannot be loaded ({error}): build it for this GPU as {TINYCUDANN_PAGE} "
+            "says, or choose surface.engine=triton."
         ) from error
     return tinycudann
 
@@ -132,8 +132,8 @@ class FusedNetwork:
         self.width = next((w for w in FUSED_WIDTHS if w > hidden), 0)
         if self.width == 0:
             raise UserError(
-                f"tiny-cuda-nn's fused network takes hidden layers of at most {FUSED_WIDTHS[-1] - 1}, and surface.hidden "
-                f"is {hidden}: lower it, or choose surface.precision=single."
+                f"tiny-cuda-nn's fused network takes hidden layers of at most {FUSED_WIDTHS[-1] - 1}, and "
+                f"surface.hidden is {hidden}: lower it, or choose surface.precision=single."
             )
         config = {
             "otype": "FullyFusedMLP",
