@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from recon.stage import NOT_IN_KEY
-from recon.surface.field import Engine, FieldConfig
+from recon.surface.engine import Engine, Precision
+from recon.surface.field import FieldConfig
 from recon.surface.losses import LossConfig
 from recon.surface.pace import PaceConfig
 from recon.surface.viewer import ViewConfig
@@ -17,7 +18,10 @@ class SurfaceConfig:
     """How the surface is trained."""
 
     engine: Engine = Engine.auto
-    """What evaluates the hash grid: cpu (numba kernels), reference (plain torch); auto takes the fastest here."""
+    """What evaluates the hash grid: cpu (numba kernels), triton or tcnn (tiny-cuda-nn) on a CUDA device, or reference
+    (plain torch, slow, anywhere); auto takes the fastest that is here."""
+    precision: Precision = Precision.auto
+    """What the colour network is evaluated in: half or single; auto is half on a CUDA device that has bfloat16."""
     n_steps: int = 4000
     """Training steps; the time of the stage is in proportion."""
     n_rays: int = 1024

@@ -56,8 +56,9 @@ class Losses:
             + cfg.gain * self.gain
         )
 
-    def values(self) -> dict[str, float]:
-        return {k: float(v.detach()) for k, v in vars(self).items()}
+    def values(self) -> dict[str, Tensor]:
+        """Each term's value, left on its device: reading one waits for the step to end."""
+        return {k: v.detach() for k, v in vars(self).items()}
 
 
 def eikonal(gradient: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
@@ -93,6 +94,6 @@ def point_loss(
 ) -> Float[Tensor, ""]:
     """|f(p)| + w (1 - n . n_prior) over prior points, each by its confidence; the normals' part is scaled within."""
     if len(sdf) == 0:
-        return torch.zeros(())
+        return sdf.new_zeros(())
     turn = 1 - (normal * prior_normal).sum(1)
     return (confidence * (sdf.abs() + cfg.normals / max(cfg.points, 1e-9) * turn)).sum() / (confidence.sum() + 1e-6)
