@@ -66,7 +66,8 @@ def unit_cameras(posed: PosedCapture, unit_from_world: Similarity) -> UnitCamera
     rotation = np.array([unit_from_world.rotation @ v.cam_from_world.rotation.T for v in posed.views])
     k = np.array([[v.camera.fx_px, v.camera.fy_px, v.camera.cx_px, v.camera.cy_px] for v in posed.views])
     size_px = torch.tensor([(v.camera.width_px, v.camera.height_px) for v in posed.views])
-    return UnitCameras(*(torch.from_numpy(x.astype(np.float32)) for x in (centre, rotation, k)), size_px=size_px)
+    tensors = [torch.from_numpy(x.astype(np.float32)) for x in (centre, rotation, k)]
+    return UnitCameras(tensors[0], tensors[1], tensors[2], size_px)
 
 
 def quarter_resolution(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
