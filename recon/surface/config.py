@@ -75,6 +75,10 @@ class SurfaceConfig:
     """Steps between refreshes of the baked SDF; 0: never, so that samples are spread evenly over each ray."""
     n_points: int = 1024
     """Prior points a step."""
+    first_point_reach: float = 0.1
+    """Distance from the surface at which a prior point counts half, at the start, in edges of the unit cube."""
+    last_point_reach: float = 0.005
+    """The same once all levels are open; higher trusts far prior points more, wrong ones among them."""
     seed: int = 0
     """Of all randomness in the fit."""
     checkpoint_s: float = field(default=30.0, metadata=NOT_IN_KEY)

@@ -90,10 +90,16 @@ def point_loss(
     normal: Float[Tensor, "n 3"],
     prior_normal: Float[Tensor, "n 3"],
     confidence: Float[Tensor, " n"],
+    reach: float,
     cfg: LossConfig,
 ) -> Float[Tensor, ""]:
-    """|f(p)| + w (1 - n . n_prior) over prior points, each by its confidence; the normals' part is scaled within."""
+    """|f(p)| + w (1 - n . n_prior) over prior points, each by its confidence; the normals' part is scaled within.
+
+    A point as far as `reach` from the surface counts half (Geman-McClure weights): a wrong point just inside the object
+    would else open a cave around itself.
+    """
     if len(sdf) == 0:
         return sdf.new_zeros(())
     turn = 1 - (normal * prior_normal).sum(1)
-    return (confidence * (sdf.abs() + cfg.normals / max(cfg.points, 1e-9) * turn)).sum() / (confidence.sum() + 1e-6)
+    weight = confidence / (1 + (sdf.detach() / reach) ** 2)
+    return (weight * (sdf.abs() + cfg.normals / max(cfg.points, 1e-9) * turn)).sum() / (confidence.sum() + 1e-6)

@@ -79,6 +79,11 @@ class Trainer:
         share = min(1.0, self.step / self.cfg.n_steps / 0.8)
         return float(self.first_inv_s * (self.cfg.last_inv_s / self.first_inv_s) ** share)
 
+    def point_reach(self) -> float:
+        """How far a prior point may be from the surface at this step before it counts half, in unit lengths."""
+        share = min(1.0, self.step / self.cfg.n_steps / self.cfg.open_share)
+        return float(self.cfg.first_point_reach * (self.cfg.last_point_reach / self.cfg.first_point_reach) ** share)
+
     def warm_start(self, points: np.ndarray, values: np.ndarray, n_steps: int = 200, n_points: int = 8192) -> None:
         """Regress the SDF to the visual hull's before any ray is rendered."""
         self.field.open_levels(self.cfg.first_levels)
@@ -145,7 +150,7 @@ class Trainer:
             colour=colour_term,
             mask=mask_term,
             eikonal=eikonal(gradient),
-            points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, cfg.loss),
+            points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, self.point_reach(), cfg.loss),
             free_space=too_near.sum() / max(len(too_near), 1),
             hidden=torch.relu(sdf[k:j] + (batch.hidden_depth - HIDDEN_SLACK).clamp(min=0)).sum() / max(j - k, 1),
             curvature=curvature(normal[:n].view(*shape, 3)[: len(aside), cfg.n_samples // 2], normal[j:]),
