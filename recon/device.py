@@ -94,6 +94,6 @@ def describe_machine() -> list[tuple[str, str]]:
         ("video (av)", "found" if has_package("av") else "not installed; for videos: pip install av"),
         ("viewer (viser)", "found" if has_package("viser") else "not installed; for view=true: pip install viser"),
     ]
-    where = f"{n_cores()} cores" if gpu is None or engine == "cpu" else gpu
-    rows.append(("will be used", f"the engine {engine} on {where} for the surface, all else on {n_cores()} cores"))
+    where = "the CPU" if gpu is None or engine == "cpu" else gpu
+    rows.append(("will be used", f"the engine {engine} on {where} for the surface; the CPU for all else"))
     return [*rows, ("to be faster", "; ".join(ways_to_be_faster()) or "nothing is missing")]

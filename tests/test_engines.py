@@ -26,6 +26,7 @@ from recon.surface.engine import Engine, Precision, device_for, is_half, open_gr
 from recon.surface.field import Field, FieldConfig
 from recon.surface.fit import fit_surface
 from recon.surface.hashgrid import GridLayout, ReferenceGrid
+from recon.surface.profile import encode_traffic, step_profile
 from recon.surface.sampling import sample_rays
 from recon.surface.sampling_reference import sample_rays_reference
 from recon.surface.tiny_cuda_nn import FusedNetwork, TcnnGrid, encoding_config
@@ -241,7 +242,7 @@ def test_the_doctor_names_the_engine_and_what_would_be_faster(monkeypatch):
     monkeypatch.setattr("recon.device.gpu_name", lambda: machine["gpu"])
     monkeypatch.setattr("recon.device.has_package", lambda name: name in machine["packages"])
     said = dict(describe_machine())
-    assert "engine cpu" in said["will be used"] and "cores for the surface" in said["will be used"]
+    assert "engine cpu on the CPU for the surface" in said["will be used"]
     assert said["to be faster"].startswith("pip install triton") and "tiny-cuda-nn" in said["to be faster"]
     machine["packages"].add("triton")
     assert "engine triton on Some GPU" in dict(describe_machine())["will be used"]
@@ -356,6 +357,20 @@ def test_the_fit_needs_little_more_than_torch(engine, more):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [{"auto": "cpu"}.get(engine, engine)]  # and no kernels are imported before their use
+
+
+def test_a_step_s_parts_add_up(tmp_path):
+    posed, region = sphere_scene(tmp_path / "scene", n_views=4)
+    trainer, baker, _ = trainer_of(Engine.cpu, posed, region)
+    trainer.schedule()
+    profile = step_profile(trainer, baker, n=3)
+    assert sum(profile.shares().values()) == pytest.approx(1)
+    parts = (profile.sampling, profile.encode, profile.networks, profile.optimiser, profile.baking)
+    assert min(parts) > 0 and max(parts) < profile.step * 1.5  # other processes may disturb so short a time
+    trainer.field.open_levels(4)
+    # 64 + 2 * 32 + 2 * 64 bytes each, and the point itself twice
+    assert encode_traffic(trainer.field, 10) == 10 * (24 + 4 * (64 + 2 * 32 + 2 * 64))
+    assert profile.copy_bytes_per_s > 1e8
 
 
 @pytest.mark.parametrize("wanted", [Engine.reference, Engine.triton, Engine.tcnn], ids=lambda e: e.name)
