@@ -173,6 +173,16 @@ def test_a_second_breakdown_tells_the_user_what_to_do(scene, tmp_path, monkeypat
         fitted(scene, QUICK, tmp_path)
 
 
+def test_a_start_that_is_broken_is_not_trained_on(scene, tmp_path, monkeypatch):
+    def broken(self, points, values):
+        with torch.no_grad():
+            self.field.sdf_out.bias[0] = float("nan")
+
+    monkeypatch.setattr(Trainer, "warm_start", broken)
+    with pytest.raises(UserError, match="at step 0 as its parameters are no longer numbers"):
+        fitted(scene, QUICK, tmp_path)
+
+
 def test_an_exploding_step_is_taken_back(scene, tmp_path, monkeypatch):
     train_step = Trainer.train_step
 

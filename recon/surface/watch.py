@@ -78,12 +78,14 @@ class Watch:
     def trouble(self, training: Training) -> str:
         """What is wrong with the loss or the parameters, as the end of a sentence; "" where all is well."""
         total = training.averages.get("total")
-        if not self.cfg.keep_every or total is None:
+        if not self.cfg.keep_every:
             return ""
-        if not math.isfinite(total):
+        if not math.isfinite(total or 0.0):
             return "its loss is no longer a number"
         if not all(bool(torch.isfinite(p).all()) for p in training.parameters()):
             return "its parameters are no longer numbers"
+        if total is None:  # nothing has been trained yet
+            return ""
         if len(self.levels) >= 3 and total > self.cfg.loss_ratio * median(self.levels):
             return f"its loss rose to {total / median(self.levels):.0f} times what it was"
         self.levels.append(total)
