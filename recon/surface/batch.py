@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon.surface.config import SurfaceConfig
+from recon.surface.patch_photos import PatchPhotos
 from recon.surface.pixels import PixelPool, UnitCameras
 from recon.surface.sampling import BakedSdf, sample_rays
 
@@ -34,6 +35,8 @@ class Data:
     """Points outside the masks' visual hull ..."""
     free_distance: Float[Tensor, " n_free"]
     """... and how far outside at least."""
+    photos: PatchPhotos | None
+    """What patches are compared on; None: they are not."""
 
 
 @dataclass(frozen=True)

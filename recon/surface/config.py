@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from recon.surface.field import Engine, FieldConfig
 from recon.surface.losses import LossConfig
+from recon.surface.patches import PatchConfig
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class SurfaceConfig:
     """Seconds between checkpoints, which an interrupted run goes on from."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the loss's terms."""
+    patches: PatchConfig = field(default_factory=PatchConfig)
+    """Patches that must agree between photos."""
 
     def field_config(self) -> FieldConfig:
         return FieldConfig(

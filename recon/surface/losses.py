@@ -37,8 +37,9 @@ class Losses:
     points: Tensor
     free_space: Tensor
     gain: Tensor
+    patches: Tensor
 
-    def total(self, cfg: LossConfig) -> Tensor:
+    def total(self, cfg: LossConfig, patch_weight: float) -> Tensor:
         return (
             self.colour
             + cfg.mask * self.mask
@@ -46,6 +47,7 @@ class Losses:
             + cfg.points * self.points
             + cfg.free_space * self.free_space
             + cfg.gain * self.gain
+            + patch_weight * self.patches
         )
 
     def values(self) -> dict[str, float]:

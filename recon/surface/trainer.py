@@ -14,8 +14,10 @@ from recon.surface.batch import LOOKED_THROUGH_MARGIN, Batch, Data, draw_batch
 from recon.surface.config import SurfaceConfig
 from recon.surface.field import Engine, Field
 from recon.surface.losses import Losses, eikonal, opacity_loss, point_loss
+from recon.surface.patches import PatchRays, patch_loss
 from recon.surface.pixels import OBJECT, OUTSIDE
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
+from recon.surface.sampling import BakedSdf
 
 
 class Trainer:
@@ -75,15 +77,15 @@ class Trainer:
     def train_step(self, baker: Baker) -> None:
         """One step of the optimiser on one batch of rays and points."""
         self.schedule()
-        losses = self.losses(draw_batch(self.data, self.cfg, self.rng, baker.baked, self.inv_s()))
+        losses = self.losses(draw_batch(self.data, self.cfg, self.rng, baker.baked, self.inv_s()), baker.baked)
         self.optimizer.zero_grad()
-        losses.total(self.cfg.loss).backward()
+        losses.total(self.cfg.loss, self.patch_weight()).backward()
         self.optimizer.step()
         self.step += 1
         for k, v in losses.values().items():
             self.averages[k] = 0.95 * self.averages.get(k, v) + 0.05 * v
 
-    def losses(self, batch: Batch) -> Losses:
+    def losses(self, batch: Batch, baked: BakedSdf) -> Losses:
         """Render the batch's rays and compare them with the photos, the prior cloud and the visual hull."""
         cfg, data = self.cfg, self.data
         shape = (len(batch.edges), cfg.n_samples)
@@ -113,7 +115,26 @@ class Trainer:
             points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, cfg.loss),
             free_space=beyond_hull.sum() / max(len(beyond_hull), 1) + in_view.sum() / max(len(in_view), 1),
             gain=(self.log_gain**2).mean(),
+            patches=self.compare_patches(batch, middle, sdf[:n].view(shape).detach(), baked),
         )
+
+    def patch_weight(self) -> float:
+        """Of the patches' term at this step."""
+        return self.cfg.patches.weight_at(self.step / self.cfg.n_steps)
+
+    def compare_patches(
+        self,
+        batch: Batch,
+        middle: Float[Tensor, "n_rays n_samples"],
+        sdf: Float[Tensor, "n_rays n_samples"],
+        baked: BakedSdf,
+    ) -> Float[Tensor, ""]:
+        """The patches' term on the object's rays; 0 while it has no weight."""
+        if self.data.photos is None or self.patch_weight() == 0:
+            return torch.zeros((), device=sdf.device)
+        on = torch.from_numpy(self.data.pool.label[batch.pixel_idx] == OBJECT)
+        rays = PatchRays(batch.view_idx[on], batch.origin[on], batch.direction[on], middle[on], sdf[on])
+        return patch_loss(self.field, self.data.photos, rays, baked, self.cfg.patches)
 
     def compare(
         self, batch: Batch, weights: Float[Tensor, "n_rays n_samples"], colour: Float[Tensor, "n_rays n_samples 3"]
