@@ -112,9 +112,12 @@ def build_pyramid(posed: PosedCapture, region: ObjectRegion, max_side_px: int) -
 
 
 def choose_neighbours(
-    centre: Float[np.ndarray, "n_views 3"], points: Float[np.ndarray, "n 3"], normals: Float[np.ndarray, "n 3"], n: int
-) -> Int[np.ndarray, "n_views n"]:
-    """The n best partners of each view: those that see most of its surface from a useful angle; -1: no more.
+    centre: Float[np.ndarray, "n_views 3"],
+    points: Float[np.ndarray, "n 3"],
+    normals: Float[np.ndarray, "n 3"],
+    n_sources: int,
+) -> Int[np.ndarray, "n_views n_sources"]:
+    """The n_sources best partners of each view: those that see most of its surface from a useful angle; -1: no more.
 
     centre: of the cameras; points, normals: of the surface, roughly. A pair's score is the sum over the points that
     face both cameras of a piecewise Gaussian over the angle between the two rays (MVSNet, Yao et al. 2018, sec. 4.1),
@@ -131,8 +134,8 @@ def choose_neighbours(
         worth[(angle < LEAST_ANGLE_DEG) | (angle > MOST_ANGLE_DEG)] = 0
         score[i] = (worth * np.minimum(facing, facing[i])).sum(1) / max(facing[i].sum(), 1e-9)
     np.fill_diagonal(score, 0)
-    best = np.argsort(-score, axis=1)[:, :n]
-    chosen = np.full((len(centre), n), -1)
+    best = np.argsort(-score, axis=1)[:, :n_sources]
+    chosen = np.full((len(centre), n_sources), -1)
     chosen[:, : best.shape[1]] = np.where(np.take_along_axis(score, best, 1) > 0.01, best, -1)
     return chosen
 

@@ -11,6 +11,7 @@ normalised cross-correlation, which a photo's gain and offset do not change.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,6 @@ from torch import Tensor
 
 from recon.data import ObjectRegion, PosedCapture
 from recon.surface.baking import sphere_directions
-from recon.surface.field import Field
 from recon.surface.patch_match import (
     NOT_COMPARED,
     Patch,
@@ -33,6 +33,8 @@ from recon.surface.patch_photos import PatchPhotos, gather_photos
 from recon.surface.pixels import UnitCameras
 from recon.surface.sampling import BakedSdf
 
+Geometry = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+"""Points (n, 3) of the unit cube to their SDF (n,), its gradient (n, 3) and more."""
 N_SURFACE = 2000
 """Points that the photos' partners are chosen by."""
 
@@ -159,7 +161,7 @@ class PatchRays:
 
 
 def patch_loss(
-    field: Field, photos: PatchPhotos, rays: PatchRays, baked: BakedSdf, cfg: PatchConfig
+    geometry: Geometry, photos: PatchPhotos, rays: PatchRays, baked: BakedSdf, cfg: PatchConfig
 ) -> Float[Tensor, ""]:
     """Mean robust 1 - NCC of patches around the first `n_rays` rays that meet the surface, in photos that see it."""
     t, meets = first_crossing(rays.middle, rays.sdf.detach())
@@ -167,7 +169,7 @@ def patch_loss(
     if len(chosen) == 0:
         return torch.zeros((), device=t.device)
     t, rays = t[chosen], rays.take(chosen)
-    sdf, gradient, _ = field.geometry(rays.origin + t[:, None] * rays.direction)
+    sdf, gradient, _ = geometry(rays.origin + t[:, None] * rays.direction)
     plane, depth = tangent_plane(t, sdf, gradient, rays.direction)
     sources = seen_sources(photos, rays, depth.detach(), gradient.detach(), baked, cfg)
     # a long Newton step is one past a bend of the surface

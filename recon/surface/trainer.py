@@ -134,7 +134,7 @@ class Trainer:
             return torch.zeros((), device=sdf.device)
         on = torch.from_numpy(self.data.pool.label[batch.pixel_idx] == OBJECT)
         rays = PatchRays(batch.view_idx[on], batch.origin[on], batch.direction[on], middle[on], sdf[on])
-        return patch_loss(self.field, self.data.photos, rays, baked, self.cfg.patches)
+        return patch_loss(self.field.geometry, self.data.photos, rays, baked, self.cfg.patches)
 
     def compare(
         self, batch: Batch, weights: Float[Tensor, "n_rays n_samples"], colour: Float[Tensor, "n_rays n_samples 3"]
