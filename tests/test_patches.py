@@ -140,7 +140,7 @@ def test_gain_and_offset_of_a_photo_change_nothing(scene):
     pyramid, at = photos.pyramid, places(scene, view_idx[chosen], at_px[chosen])
     plane, patch = planes(origin, direction, t, centre)[chosen], CFG.patch()._replace(noise_variance=0.0)
     darker = torch.where(pyramid.grey > 0, (pyramid.grey.float() * 0.5 + 20).round().byte(), pyramid.grey)
-    # not the patches' own photo, whose weights are by likeness
+    # not the patches' own photo
     darker[: pyramid.offset[1, 0]] = pyramid.grey[: pyramid.offset[1, 0]]
     same, _ = match_cpu(plane, photos, patch, at)
     other, _ = match_cpu(plane, replace(photos, pyramid=pyramid._replace(grey=darker)), patch, at)
@@ -153,7 +153,7 @@ def test_plain_patches_do_not_pull():
     cost, cfg = torch.tensor([[0.5, 0.3], [0.5, 0.3]]), PatchConfig(n_best=2, least_contrast=4.0)
     textured = robust_mean(cost, torch.tensor([1e6, 0.0]), cfg)
     assert float(textured) == pytest.approx(0.4 / 2, rel=1e-3)
-    cost = torch.tensor([[0.2, 0.9, NOT_COMPARED]], requires_grad=True)
+    cost = torch.tensor([[0.2, 1.2, NOT_COMPARED]], requires_grad=True)
     robust_mean(cost, torch.tensor([100.0]), cfg).backward()
     # beyond the worst cost a source no longer pulls, and one that sees nothing does not count
     assert cost.grad[0, 0] > 0
@@ -177,10 +177,10 @@ def test_the_surface_point_moves_as_the_implicit_surface_does():
     def intersection(r: torch.Tensor) -> torch.Tensor:
         return 1 - (r**2 - 0.1**2 - 0.05**2).sqrt()
 
-    start = intersection(radius.detach()) + 1e-3
+    start = intersection(radius.detach()) + 1e-3  # which one Newton step takes away
     x = origin + start * direction
     plane, depth = tangent_plane(start[None], x.norm(dim=1) - radius, x / x.norm(dim=1, keepdim=True), direction)
-    assert float(depth.detach()) == pytest.approx(float(intersection(radius.detach())), abs=1e-5)  # of 1e-3: a Newton step
+    assert float(depth.detach()) == pytest.approx(float(intersection(radius.detach())), abs=1e-5)
     (slope,) = torch.autograd.grad(depth.sum(), radius, retain_graph=True)
     (expected,) = torch.autograd.grad(intersection(radius), radius)
     assert float(slope) == pytest.approx(float(expected), rel=0.01)

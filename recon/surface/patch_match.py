@@ -27,8 +27,6 @@ class Patch(NamedTuple):
     """From the middle, in pixels of the patch's level."""
     nearness: Float[Tensor, " n_pixels"]
     """Weights that fall off from the middle, of sum 1."""
-    colour_sigma: float
-    """Grey difference to the middle at which a pixel's weight has fallen to 60 %."""
     noise_variance: float
     """Of grey levels; added to both patches' variances, so that noise does not match."""
     least_common: float
@@ -69,19 +67,16 @@ def match_reference(
 ) -> tuple[Float[Tensor, "n n_sources"], Float[Tensor, " n"]]:
     """1 - NCC of each patch with each of its sources, and the patch's variance of grey levels; plain, on any device.
 
-    Weights are bilateral (COLMAP, Schoenberger et al. 2016, sec. 4): by nearness and likeness to the middle. Pixels
-    that leave the object in a source have no weight there. `NOT_COMPARED` where too few are left.
+    Pixels that leave the object in either photo have no weight; `NOT_COMPARED` where too few are left.
     """
     cameras, pyramid = photos.cameras, photos.pyramid
     look, k, scale = cameras.rotation[at.view_idx], cameras.intrinsics[at.view_idx], torch.exp2(at.level.float())
     position = at.at_px[:, None] / scale[:, None, None] + patch.pattern_px
     view, level = (x[:, None].expand(position.shape[:2]) for x in (at.view_idx, at.level))
     value, on = sample_level(pyramid, view, level, position)
-    middle, begins = sample_level(pyramid, at.view_idx, at.level, at.at_px / scale[:, None])
-    likeness = torch.exp(-0.5 * ((value - middle[:, None]) / patch.colour_sigma) ** 2)
-    weight = on * patch.nearness * likeness
-    weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-12)
-    whole = begins & ((on * patch.nearness).sum(1) >= patch.least_common)
+    weight = on * patch.nearness
+    whole = weight.sum(1) >= patch.least_common
+    weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-6)
     contrast = (weight * (value - (weight * value).sum(1, keepdim=True)) ** 2).sum(1)
 
     in_cam = (position * scale[:, None, None] - k[:, None, 2:]) / k[:, None, :2]

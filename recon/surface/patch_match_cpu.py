@@ -37,16 +37,13 @@ def _sample(grey, start, columns, rows, x, y):
 def _gather_reference(pyramid, cameras, look, at_px, view, level, patch, rays, values, weights):
     """Fill the reference patch's rays (per pixel, z_cam = 1, in the unit frame), values and weights.
 
-    The weights sum to 1. Returns the share of the patch that lies on the object; 0 if its middle does not.
+    The weights sum to 1. Returns the share of the patch that lies on the object.
     """
     n = patch.pattern_px.shape[0]
     start, columns, rows = pyramid.offset[view, level], pyramid.size[view, level, 0], pyramid.size[view, level, 1]
     left, top = pyramid.corner[view, level, 0], pyramid.corner[view, level, 1]
     k, scale = cameras.intrinsics[view], float(1 << level)
-    middle, _, _ = _sample(pyramid.grey, start, columns, rows, at_px[0] / scale - left, at_px[1] / scale - top)
-    if middle < 0:
-        return 0.0
-    total, share = 0.0, 0.0
+    share = 0.0
     for i in range(n):
         u, v = at_px[0] / scale + patch.pattern_px[i, 0], at_px[1] / scale + patch.pattern_px[i, 1]
         value, _, _ = _sample(pyramid.grey, start, columns, rows, u - left, v - top)
@@ -56,12 +53,10 @@ def _gather_reference(pyramid, cameras, look, at_px, view, level, patch, rays, v
         if value < 0:
             values[i], weights[i] = 0.0, 0.0
             continue
-        unlike = (value - middle) / patch.colour_sigma
-        values[i], weights[i] = value, patch.nearness[i] * math.exp(-0.5 * unlike * unlike)
-        total += weights[i]
-        share += patch.nearness[i]
+        values[i], weights[i] = value, patch.nearness[i]
+        share += weights[i]
     for i in range(n):
-        weights[i] /= max(total, 1e-12)
+        weights[i] /= max(share, 1e-6)
     return share
 
 

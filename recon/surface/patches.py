@@ -35,6 +35,11 @@ from recon.surface.sampling import BakedSdf
 
 Geometry = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """Points (n, 3) of the unit cube to their SDF (n,), its gradient (n, 3) and more."""
+NOISE_VARIANCE = 4.0
+"""Of the photos' grey levels (0..255): that of a phone's photo in good light, as JPEG."""
+LEAST_COMMON = 0.6
+"""Share of a patch that must lie on the object in both photos."""
+GOLDEN = (5**0.5 - 1) / 2
 N_SURFACE = 2000
 """Points that the photos' partners are chosen by."""
 
@@ -49,27 +54,25 @@ class PatchConfig:
     """Share of the steps after which it begins; before, the surface is too far off for patches to tell its side."""
     ramp_share: float = 0.1
     """Share of the steps over which it then grows to its full weight."""
-    n_rays: int = 128
+    n_rays: int = 512
     """Patches a step."""
-    radius_px: int = 5
+    radius_px: int = 6
     """From a patch's middle to its edge; larger matches weaker texture, and rounds detail."""
-    stride_px: int = 1
-    """Between a patch's pixels; 2 takes a quarter of the time."""
-    level: int = 0
-    """Of the photo pyramid: 1 compares at half the photos' resolution."""
-    n_sources: int = 6
+    stride_px: int = 2
+    """Between a patch's pixels; 1 takes four times as long and hardly tells more."""
+    level: float = 0.5
+    """Mean level of the photo pyramid: 0 is the photo, 1 half its resolution, 0.5 every second patch there. Higher
+    reaches farther, matches weaker texture and rounds detail."""
+    n_sources: int = 8
     """Photos that a photo's patches are compared with."""
-    n_best: int = 3
+    n_best: int = 6
     """Of these, the number that agree best and count; the others may be hidden or glossy."""
-    worst_cost: float = 0.8
+    worst_cost: float = 1.0
     """1 - NCC from which a patch no longer pulls."""
     grazing_deg: float = 75.0
     """Angle to the normal from which a photo sees a patch too flatly."""
-    least_contrast: float = 4.0
+    least_contrast: float = 2.0
     """Standard deviation of grey levels (of 255) at which a patch counts half; weaker ones count less."""
-    colour_sigma: float = 40.0
-    """Grey difference to the patch's middle at which a pixel's weight has fallen to 60 % (bilateral weights, as in
-    COLMAP); pixels across an edge are often of another surface."""
     max_side_px: int = 1600
     """Photos larger than this are reduced to it."""
 
@@ -78,12 +81,12 @@ class PatchConfig:
         return self.weight * float(np.clip((done - self.start_share) / max(self.ramp_share, 1e-6), 0, 1))
 
     def patch(self) -> Patch:
-        """The pattern and weights; a Gaussian that falls to 60 % at the edge's middle."""
+        """Its pixels, with weights that fall off to 60 % towards the edges."""
         steps = np.arange(-self.radius_px, self.radius_px + 1, self.stride_px, dtype=np.float32)
         pattern = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
         nearness = np.exp(-0.5 * (pattern**2).sum(1) / max(self.radius_px, 1) ** 2)
         tensors = torch.from_numpy(pattern), torch.from_numpy(nearness / nearness.sum())
-        return Patch(*tensors, self.colour_sigma, 4.0, 0.6)
+        return Patch(*tensors, NOISE_VARIANCE, LEAST_COMMON)
 
 
 def first_crossing(
@@ -174,7 +177,9 @@ def patch_loss(
     sources = seen_sources(photos, rays, depth.detach(), gradient.detach(), baked, cfg)
     # a long Newton step is one past a bend of the surface
     sources = torch.where(((depth - t).abs() < baked.cell)[:, None], sources, -1)
-    places = PatchPlaces(rays.view_idx, middle_px(photos, rays), torch.full_like(rays.view_idx, cfg.level), sources)
+    # a low-discrepancy sequence, so that any few patches have the levels' shares
+    level = torch.floor(cfg.level + torch.arange(len(t), device=t.device) * GOLDEN % 1).long()
+    places = PatchPlaces(rays.view_idx, middle_px(photos, rays), level, sources)
     match = match_cpu if plane.device.type == "cpu" else match_reference
     cost, contrast = match(plane, photos, cfg.patch(), places)
     return robust_mean(cost, contrast, cfg)
