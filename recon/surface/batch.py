@@ -13,6 +13,7 @@ from recon.surface.baked import BakedSdf
 from recon.surface.config import SurfaceConfig
 from recon.surface.engine import SampleRays
 from recon.surface.hidden import HiddenSpace
+from recon.surface.patch_photos import PatchPhotos
 from recon.surface.pixels import PixelPool, UnitCameras
 from recon.surface.random_numbers import RandomNumbers
 
@@ -35,6 +36,8 @@ class Data:
     """Points outside the visual hull, or in what prior points are seen through ..."""
     free_distance: Float[Tensor, " n_free"]
     """... and how far outside at least."""
+    photos: PatchPhotos | None
+    """What patches are compared on; None: they are not."""
 
     def to(self, device: torch.device) -> Data:
         """The same on another device."""
@@ -43,9 +46,11 @@ class Data:
 
 
 def on_device(value: Any, device: torch.device) -> Any:
-    """A tensor, or a dataclass of tensors, on another device."""
+    """A tensor, or a dataclass or named tuple of tensors, on another device."""
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{f.name: on_device(getattr(value, f.name), device) for f in fields(value)})
+    if isinstance(value, tuple):  # named
+        return type(value)(*(on_device(x, device) for x in value))
     return value.to(device) if isinstance(value, Tensor) else value
 
 
@@ -98,7 +103,8 @@ def draw_batch(
     hidden = rng.integers(0, max(len(unseen.points), 1), size=cfg.n_hidden if len(unseen.points) else 0)
     # between the grid's points too: a field can learn to obey at the points alone
     beside = (rng.random((len(hidden), 3)) - 0.5) * unseen.cell
-    aside = rng.random((min(cfg.n_curvature, int(hit.sum())), 3)) - 0.5
+    n_aside = min(cfg.n_curvature, int(hit.sum())) if cfg.loss.curvature else 0
+    aside = rng.random((n_aside, 3)) - 0.5
     return Batch(
         pixel_idx[hit],
         view_idx[hit],

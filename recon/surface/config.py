@@ -9,6 +9,7 @@ from recon.surface.engine import Engine, Precision
 from recon.surface.field import FieldConfig
 from recon.surface.losses import LossConfig
 from recon.surface.pace import PaceConfig
+from recon.surface.patches import PatchConfig
 from recon.surface.viewer import ViewConfig
 from recon.surface.watch import WatchConfig
 
@@ -85,6 +86,8 @@ class SurfaceConfig:
     """Seconds between checkpoints, which an interrupted run goes on from."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the loss's terms."""
+    patches: PatchConfig = field(default_factory=PatchConfig)
+    """Patches that must agree between photos."""
     watch: WatchConfig = field(default_factory=WatchConfig)
     """Noticing that the training breaks down."""
     pace: PaceConfig = field(default_factory=PaceConfig)

@@ -21,6 +21,7 @@ from recon.surface.config import SurfaceConfig
 from recon.surface.engine import device_for, resolve
 from recon.surface.hidden import find_hidden
 from recon.surface.pace import steps_to_skip
+from recon.surface.patches import gather_for_patches
 from recon.surface.pixels import gather_pixels, unit_cameras
 from recon.surface.trainer import Trainer
 from recon.surface.viewer import Moment, Viewer, viewing
@@ -111,16 +112,19 @@ def gather(
     points = np.concatenate([prior.points_world, below])
     normals = np.concatenate([prior.normals_world, below_normals])
     confidence = np.concatenate([prior.confidence, np.full(len(below), cfg.support_confidence)])
+    cameras = unit_cameras(posed, unit_from_world)
+    surface = unit_from_world.apply(points), normals @ unit_from_world.rotation.T
     return Data(
         gather_pixels(posed, region, cfg.ring_share, cfg.max_side_px),
-        unit_cameras(posed, unit_from_world),
+        cameras,
         torch.from_numpy(unit_planes(region, unit_from_world)),
-        torch.from_numpy(unit_from_world.apply(points)).float(),
-        torch.from_numpy(normals @ unit_from_world.rotation.T).float(),
+        torch.from_numpy(surface[0]).float(),
+        torch.from_numpy(surface[1]).float(),
         torch.from_numpy(confidence).float(),
         len(prior.points_world),
         torch.from_numpy(free[0]),
         torch.from_numpy(free[1]),
+        gather_for_patches(posed, region, cameras, surface, cfg.patches),
     )
 
 

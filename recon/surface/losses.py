@@ -43,8 +43,9 @@ class Losses:
     hidden: Tensor
     curvature: Tensor
     gain: Tensor
+    patches: Tensor
 
-    def total(self, cfg: LossConfig) -> Tensor:
+    def total(self, cfg: LossConfig, patch_weight: float) -> Tensor:
         return (
             self.colour
             + cfg.mask * self.mask
@@ -54,6 +55,7 @@ class Losses:
             + cfg.hidden * self.hidden
             + cfg.curvature * self.curvature
             + cfg.gain * self.gain
+            + patch_weight * self.patches
         )
 
     def values(self) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from recon.surface.baked import BakedSdf
 from recon.surface.baking import Baker
 from recon.surface.batch import Batch, Data, draw_batch
 from recon.surface.config import SurfaceConfig
@@ -17,6 +18,7 @@ from recon.surface.engine import Engine, open_sampler
 from recon.surface.field import Field
 from recon.surface.hidden import HiddenSpace
 from recon.surface.losses import Losses, curvature, eikonal, opacity_loss, point_loss
+from recon.surface.patches import PatchRays, patch_loss
 from recon.surface.pixels import OBJECT, OUTSIDE
 from recon.surface.random_numbers import RandomNumbers
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
@@ -109,8 +111,8 @@ class Trainer:
     def train_step(self, baker: Baker) -> None:
         """One step of the optimiser on one batch of rays and points."""
         self.schedule()
-        losses = self.losses(self.draw(baker))
-        total = losses.total(self.cfg.loss)
+        losses = self.losses(self.draw(baker), baker.baked)
+        total = losses.total(self.cfg.loss, self.patch_weight())
         self.optimizer.zero_grad()
         total.backward()
         if self.gradient_norm:
@@ -124,7 +126,7 @@ class Trainer:
         """What the next step trains on."""
         return draw_batch(self.data, self.cfg, self.rng, baker.baked, self.unseen, self.inv_s(), self.sample_rays)
 
-    def losses(self, batch: Batch) -> Losses:
+    def losses(self, batch: Batch, baked: BakedSdf) -> Losses:
         """Render the batch's rays and compare them with the photos, the prior cloud and the visual hull."""
         cfg, data = self.cfg, self.data
         shape = (len(batch.edges), cfg.n_samples)
@@ -155,6 +157,7 @@ class Trainer:
             hidden=torch.relu(sdf[k:j] + (batch.hidden_depth - HIDDEN_SLACK).clamp(min=0)).sum() / max(j - k, 1),
             curvature=curvature(normal[:n].view(*shape, 3)[: len(aside), cfg.n_samples // 2], normal[j:]),
             gain=(self.log_gain**2).mean(),
+            patches=self.compare_patches(batch, middle, sdf[:n].view(shape).detach(), baked),
         )
 
     def neighbours(self, batch: Batch, middle: Float[Tensor, "n_rays n_samples"]) -> Float[Tensor, "n 3"]:
@@ -167,6 +170,24 @@ class Trainer:
         """Edge of a cell of the finest open level of the hash grid."""
         n_open = max(int(self.field.level_weight.sum().ceil()), 1)
         return float(1 / self.field.layout.scales()[n_open - 1])
+
+    def patch_weight(self) -> float:
+        """Of the patches' term at this step."""
+        return self.cfg.patches.weight_at(self.step / self.cfg.n_steps)
+
+    def compare_patches(
+        self,
+        batch: Batch,
+        middle: Float[Tensor, "n_rays n_samples"],
+        sdf: Float[Tensor, "n_rays n_samples"],
+        baked: BakedSdf,
+    ) -> Float[Tensor, ""]:
+        """The patches' term on the object's rays; 0 while it has no weight."""
+        if self.data.photos is None or self.patch_weight() == 0:
+            return torch.zeros((), device=sdf.device)
+        on = self.data.pool.label[batch.pixel_idx] == OBJECT
+        rays = PatchRays(batch.view_idx[on], batch.origin[on], batch.direction[on], middle[on], sdf[on])
+        return patch_loss(self.field.geometry, self.data.photos, rays, baked, self.cfg.patches)
 
     def compare(
         self, batch: Batch, weights: Float[Tensor, "n_rays n_samples"], colour: Float[Tensor, "n_rays n_samples 3"]
