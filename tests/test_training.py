@@ -16,6 +16,7 @@ from recon.data import ObjectRegion, PosedCapture, SurfaceField
 from recon.errors import UserError
 from recon.mesh.extract import MeshConfig, extract_mesh
 from recon.stage import Job
+from recon.surface.baked import Placing
 from recon.surface.baking import Refresh
 from recon.surface.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from recon.surface.config import SurfaceConfig
@@ -23,7 +24,6 @@ from recon.surface.field import Engine
 from recon.surface.fit import fit_surface
 from recon.surface.losses import Losses
 from recon.surface.pace import PaceConfig, steps_to_skip
-from recon.surface.sampling import Placing
 from recon.surface.trainer import Trainer
 from recon.surface.watch import WatchConfig
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from recon.stage import NOT_IN_KEY
-from recon.surface.field import Engine, FieldConfig
+from recon.surface.baked import Placing
+from recon.surface.engine import Engine, Precision
+from recon.surface.field import FieldConfig
 from recon.surface.losses import LossConfig
 from recon.surface.pace import PaceConfig
-from recon.surface.sampling import Placing
+from recon.surface.patches import PatchConfig
 from recon.surface.viewer import ViewConfig
 from recon.surface.watch import WatchConfig
 
@@ -18,7 +20,10 @@ class SurfaceConfig:
     """How the surface is trained."""
 
     engine: Engine = Engine.auto
-    """What evaluates the hash grid: cpu (numba kernels), reference (plain torch); auto takes the fastest here."""
+    """What evaluates the hash grid: cpu (numba kernels), triton or tcnn (tiny-cuda-nn) on a CUDA device, or reference
+    (plain torch, slow, anywhere); auto takes the fastest that is here."""
+    precision: Precision = Precision.auto
+    """What the colour network is evaluated in: half or single; auto is half on a CUDA device that has bfloat16."""
     n_steps: int = 4000
     """Training steps; the time of the stage is in proportion."""
     n_rays: int = 1024
@@ -74,12 +79,18 @@ class SurfaceConfig:
     """Where the samples of a ray go: where an SDF baked into a grid puts NeuS's weights, or evenly (to compare)."""
     n_points: int = 1024
     """Prior points a step."""
+    first_point_reach: float = 0.1
+    """Distance from the surface at which a prior point counts half, at the start, in edges of the unit cube."""
+    last_point_reach: float = 0.005
+    """The same once all levels are open; higher trusts far prior points more, wrong ones among them."""
     seed: int = 0
     """Of all randomness in the fit."""
     checkpoint_s: float = field(default=30.0, metadata=NOT_IN_KEY)
     """Seconds between checkpoints, which an interrupted run goes on from."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the loss's terms."""
+    patches: PatchConfig = field(default_factory=PatchConfig)
+    """Patches that must agree between photos."""
     watch: WatchConfig = field(default_factory=WatchConfig)
     """Noticing that the training breaks down."""
     pace: PaceConfig = field(default_factory=PaceConfig)

@@ -18,9 +18,10 @@ from recon.surface.baking import Baker, unit_from_region, unit_planes
 from recon.surface.batch import Data
 from recon.surface.checkpoint import load_checkpoint, save_checkpoint
 from recon.surface.config import SurfaceConfig
-from recon.surface.field import Engine
+from recon.surface.engine import device_for, resolve
 from recon.surface.hidden import find_hidden
 from recon.surface.pace import steps_to_skip
+from recon.surface.patches import gather_for_patches
 from recon.surface.pixels import gather_pixels, unit_cameras
 from recon.surface.trainer import Trainer
 from recon.surface.viewer import Moment, Viewer, viewing
@@ -34,15 +35,18 @@ def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
     """Train the SDF and colour field; resumes from `checkpoint.pt` in the job's folder."""
-    engine = Engine.cpu if cfg.engine is Engine.auto else cfg.engine
+    engine = resolve(cfg.engine)
+    device = device_for(engine)
     unit_from_world = unit_from_region(region)
-    baker = Baker(region, unit_from_world, cfg.bake_resolution)
-    near, cell = baker.points[baker.near_hull], baker.baked.cell
+    baker = Baker(region, unit_from_world, cfg.bake_resolution, device)
+    near_idx, cell = baker.near_hull.cpu().numpy(), baker.baked.cell
+    near = baker.points[baker.near_hull].cpu().numpy()
     distances = hull_sdf(baker.baked, posed, region, prior, unit_from_world)
-    hull, carved = (d.reshape(-1)[baker.near_hull] for d in distances)
+    hull, carved = (d.reshape(-1)[near_idx] for d in distances)
     data = gather(posed, region, prior, unit_from_world, free_space(near, hull, carved, cell), cfg)
     job.notes |= {
         "engine": engine.name,
+        "device": str(device),
         "pool_pixels": len(data.pool.label),
         "support_points": len(data.points) - data.n_prior,
     }
@@ -69,7 +73,7 @@ def fit_surface(
         asdict(cfg.field_config()),
         trainer.field.arrays(),
         math.log(trainer.inv_s()),
-        np.exp(trainer.centred_gain().detach().double().numpy()),
+        np.exp(trainer.centred_gain().detach().cpu().double().numpy()),
         {k: round(v, 5) for k, v in trainer.averages.items()} | {"n_steps": cfg.n_steps},
     )
 
@@ -82,9 +86,10 @@ def blunt_start(baker: Baker, hull: np.ndarray, data: Data, cfg: SurfaceConfig) 
     """
     if data.n_prior == 0:
         return cfg.first_inv_s
-    values = baker.baked.values.copy()
-    values.reshape(-1)[baker.near_hull] = hull
-    index = ((data.points[: data.n_prior].numpy() - baker.baked.origin) / baker.baked.cell).round().astype(int)
+    baked = baker.baked.to(torch.device("cpu"))
+    values = baked.values.numpy().copy()
+    values.reshape(-1)[baker.near_hull.cpu().numpy()] = hull
+    index = ((data.points[: data.n_prior] - baked.origin) / baked.cell).round().numpy().astype(int)
     depth = -values[tuple(np.clip(index, 0, np.array(values.shape) - 1).T)]
     reach = float(np.percentile(depth, 75))
     # 4: at a depth of 4 / (1/s) the logistic density has fallen to 2 % of its peak
@@ -107,16 +112,19 @@ def gather(
     points = np.concatenate([prior.points_world, below])
     normals = np.concatenate([prior.normals_world, below_normals])
     confidence = np.concatenate([prior.confidence, np.full(len(below), cfg.support_confidence)])
+    cameras = unit_cameras(posed, unit_from_world)
+    surface = unit_from_world.apply(points), normals @ unit_from_world.rotation.T
     return Data(
         gather_pixels(posed, region, cfg.ring_share, cfg.max_side_px),
-        unit_cameras(posed, unit_from_world),
-        unit_planes(region, unit_from_world),
-        torch.from_numpy(unit_from_world.apply(points)).float(),
-        torch.from_numpy(normals @ unit_from_world.rotation.T).float(),
+        cameras,
+        torch.from_numpy(unit_planes(region, unit_from_world)),
+        torch.from_numpy(surface[0]).float(),
+        torch.from_numpy(surface[1]).float(),
         torch.from_numpy(confidence).float(),
         len(prior.points_world),
         torch.from_numpy(free[0]),
         torch.from_numpy(free[1]),
+        gather_for_patches(posed, region, cameras, surface, cfg.patches),
     )
 
 
@@ -141,7 +149,7 @@ class Fit:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.trainer.restore(state["trainer"])
-        self.baker = Baker(*self.where, state["baker"]["resolution"])
+        self.baker = Baker(*self.where, state["baker"]["resolution"], self.trainer.device)
         self.baker.restore(state["baker"])
         self.watch.restore(state["watch"])
         self.refreshed_at, self.n_skipped = state["refreshed_at"], state["n_skipped"]
@@ -168,7 +176,7 @@ class Fit:
         trouble = self.watch.trouble(trainer)
         if not trouble:
             if trainer.step >= cfg.n_steps // 2 and self.baker.resolution != cfg.bake_resolution_late:
-                self.baker, self.refreshed_at = Baker(*self.where, cfg.bake_resolution_late), -1
+                self.baker, self.refreshed_at = Baker(*self.where, cfg.bake_resolution_late, trainer.device), -1
             whole = self.refreshed_at < 0 or trainer.step % (10 * cfg.bake_every) == 0
             seen = self.baker.refresh(trainer.field, None if whole else 4.0)
             trouble = self.watch.lost_surface(seen, self.baker.baked.cell)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numba import njit, prange
 from torch import Tensor
 
-from recon.surface.hashgrid import GridLayout
+from recon.surface.hashgrid import GridLayout, Pull, pull_by
 
 _P1, _P2 = np.uint32(2654435761), np.uint32(805459861)
 
@@ -182,3 +182,18 @@ def features_cpu(
         level_weight.astype(np.float32), numba.get_num_threads(), features, np.zeros((1, 1, 3), np.float32), False,
     )  # fmt: skip
     return features
+
+
+class CpuGrid:
+    """These kernels behind the engines' interface (`recon.surface.engine.Grid`)."""
+
+    def __init__(self, layout: GridLayout) -> None:
+        self.layout = layout
+
+    def encode(self, table: Tensor, x: Tensor, level_weight: Tensor) -> tuple[Tensor, Pull]:
+        features, jacobian = encode_cpu(self.layout, table, x, level_weight)
+        return features, pull_by(jacobian)
+
+    def features(self, table: Tensor, x: Tensor, level_weight: Tensor) -> Tensor:
+        arrays = (table.detach().numpy(), x.numpy(), level_weight.numpy())
+        return torch.from_numpy(features_cpu(self.layout, *arrays))

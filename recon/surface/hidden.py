@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Bool, Float32
 from numba import njit, prange
 from scipy.ndimage import distance_transform_edt
+from torch import Tensor
 
+from recon.surface.baked import BakedSdf
 from recon.surface.pixels import UnitCameras
-from recon.surface.sampling import BakedSdf, clip_to_planes, trilinear
+from recon.surface.sampling import clip_to_planes, trilinear
 
 N_SIDE_PX = 128
 """Longer side of the traced depth images: about a pixel to a cell of the baked grid on an object that fills them."""
@@ -67,48 +69,58 @@ def depth_image(
 
     A median of 3x3 pixels closes pinholes of the surface.
     """
-    scale = N_SIDE_PX / cameras.size_px[view].max()
-    w, h = np.round(cameras.size_px[view] * scale).astype(int)
+    size_px = cameras.size_px[view].tolist()
+    scale = N_SIDE_PX / max(size_px)
+    w, h = (round(side * scale) for side in size_px)
     column, row = np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5)
     centres = np.stack([column.ravel(), row.ravel()], 1) / scale
-    rays_o, rays_d = cameras.rays(np.full(len(centres), view), centres)
-    depth = trace_depth(baked.values, baked.origin, np.float32(baked.cell), rays_o, rays_d, planes)
-    return cv2.medianBlur(depth.reshape(h, w), 3), (cameras.intrinsics[view] * scale).astype(np.float32)
+    rays_o, rays_d = cameras.rays(torch.full((len(centres),), view), torch.from_numpy(centres))
+    values, origin = baked.values.numpy(), baked.origin.numpy()
+    depth = trace_depth(values, origin, np.float32(baked.cell), rays_o.numpy(), rays_d.numpy(), planes)
+    return cv2.medianBlur(depth.reshape(h, w), 3), (cameras.intrinsics[view].numpy() * scale).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class HiddenSpace:
     """Points of a grid that no camera sees past the current surface."""
 
-    points: Float32[np.ndarray, "n 3"]
-    depth: Float32[np.ndarray, " n"]
+    points: Float32[Tensor, "n 3"]
+    depth: Float32[Tensor, " n"]
     """Distance to the nearest seen point, in unit lengths."""
     cell: float
     """Edge of the grid."""
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: tensors and plain values."""
-        return {"points": torch.from_numpy(self.points), "depth": torch.from_numpy(self.depth), "cell": self.cell}
+        return {"points": self.points, "depth": self.depth, "cell": self.cell}
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> HiddenSpace:
-        return HiddenSpace(state["points"].numpy(), state["depth"].numpy(), state["cell"])
+        return HiddenSpace(state["points"], state["depth"], state["cell"])
+
+    def to(self, device: torch.device) -> HiddenSpace:
+        """The same on another device."""
+        return HiddenSpace(self.points.to(device), self.depth.to(device), self.cell)
 
 
 def find_hidden(
     baked: BakedSdf,
     inside: Bool[np.ndarray, " n_nodes"],
     cameras: UnitCameras,
-    planes: Float32[np.ndarray, "n_planes 4"],
+    planes: Float32[Tensor, "n_planes 4"],
 ) -> HiddenSpace:
     """The grid's points that no camera sees, and how deep they lie.
 
     inside: which of the grid's points, z fastest, can belong to the object.
     """
-    points, seen = baked.points(), ~inside
+    device, host = baked.values.device, torch.device("cpu")
+    baked, cameras = baked.to(host), cameras.to(host)
+    points, seen, planes_host = baked.points().numpy(), ~inside, planes.cpu().numpy()
     for view in range(len(cameras.centre)):
-        depth, intrinsics = depth_image(baked, cameras, view, planes)
-        cam_from_unit = np.ascontiguousarray(cameras.rotation[view].T)
-        _seen(points, cameras.centre[view], cam_from_unit, intrinsics, depth, np.float32(baked.cell), seen)
+        depth, intrinsics = depth_image(baked, cameras, view, planes_host)
+        cam_from_unit = np.ascontiguousarray(cameras.rotation[view].numpy().T)
+        centre = cameras.centre[view].numpy()
+        _seen(points, centre, cam_from_unit, intrinsics, depth, np.float32(baked.cell), seen)
     depth_cells = distance_transform_edt(~seen.reshape(baked.values.shape)).reshape(-1)
-    return HiddenSpace(points[~seen], (depth_cells[~seen] * baked.cell).astype(np.float32), baked.cell)
+    hidden_depth = (depth_cells[~seen] * baked.cell).astype(np.float32)
+    return HiddenSpace(torch.from_numpy(points[~seen]), torch.from_numpy(hidden_depth), baked.cell).to(device)

@@ -43,8 +43,9 @@ class Losses:
     hidden: Tensor
     curvature: Tensor
     gain: Tensor
+    patches: Tensor
 
-    def total(self, cfg: LossConfig) -> Tensor:
+    def total(self, cfg: LossConfig, patch_weight: float) -> Tensor:
         return (
             self.colour
             + cfg.mask * self.mask
@@ -54,10 +55,12 @@ class Losses:
             + cfg.hidden * self.hidden
             + cfg.curvature * self.curvature
             + cfg.gain * self.gain
+            + patch_weight * self.patches
         )
 
-    def values(self) -> dict[str, float]:
-        return {k: float(v.detach()) for k, v in vars(self).items()}
+    def values(self) -> dict[str, Tensor]:
+        """Each term's value, left on its device: reading one waits for the step to end."""
+        return {k: v.detach() for k, v in vars(self).items()}
 
 
 def eikonal(gradient: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
@@ -89,10 +92,16 @@ def point_loss(
     normal: Float[Tensor, "n 3"],
     prior_normal: Float[Tensor, "n 3"],
     confidence: Float[Tensor, " n"],
+    reach: float,
     cfg: LossConfig,
 ) -> Float[Tensor, ""]:
-    """|f(p)| + w (1 - n . n_prior) over prior points, each by its confidence; the normals' part is scaled within."""
+    """|f(p)| + w (1 - n . n_prior) over prior points, each by its confidence; the normals' part is scaled within.
+
+    A point as far as `reach` from the surface counts half (Geman-McClure weights): a wrong point just inside the object
+    would else open a cave around itself.
+    """
     if len(sdf) == 0:
-        return torch.zeros(())
+        return sdf.new_zeros(())
     turn = 1 - (normal * prior_normal).sum(1)
-    return (confidence * (sdf.abs() + cfg.normals / max(cfg.points, 1e-9) * turn)).sum() / (confidence.sum() + 1e-6)
+    weight = confidence / (1 + (sdf.detach() / reach) ** 2)
+    return (weight * (sdf.abs() + cfg.normals / max(cfg.points, 1e-9) * turn)).sum() / (confidence.sum() + 1e-6)

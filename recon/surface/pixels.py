@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+import torch
+from jaxtyping import Float32, Float64, Int16, Int64, UInt8
+from torch import Tensor
 
 from recon.data import ObjectRegion, PosedCapture
 from recon.transforms import Similarity
@@ -19,14 +21,13 @@ OUTSIDE, OBJECT, UNSURE = 0, 1, 2
 class PixelPool:
     """All pixels on the object or near it, of all views, flat."""
 
-    view_idx: np.ndarray
-    """(n,) int16."""
-    pixel: np.ndarray
-    """(n, 2) int16: column and row."""
-    rgb: UInt8[np.ndarray, "n 3"]
-    blurred: UInt8[np.ndarray, "n 3"]
+    view_idx: Int16[Tensor, " n"]
+    pixel: Int16[Tensor, "n 2"]
+    """Column and row."""
+    rgb: UInt8[Tensor, "n 3"]
+    blurred: UInt8[Tensor, "n 3"]
     """The same pixels of the photo at a quarter of its resolution."""
-    label: UInt8[np.ndarray, " n"]
+    label: UInt8[Tensor, " n"]
     n_object: int
     """The first n_object entries are OBJECT or UNSURE, the others OUTSIDE."""
 
@@ -35,25 +36,28 @@ class PixelPool:
 class UnitCameras:
     """The views' cameras in the unit cube, as flat arrays for gathering."""
 
-    centre: Float32[np.ndarray, "n_views 3"]
-    rotation: Float32[np.ndarray, "n_views 3 3"]
+    centre: Float32[Tensor, "n_views 3"]
+    rotation: Float32[Tensor, "n_views 3 3"]
     """unit_from_cam, directions only."""
-    intrinsics: Float32[np.ndarray, "n_views 4"]
+    intrinsics: Float32[Tensor, "n_views 4"]
     """fx fy cx cy in pixels."""
-    size_px: np.ndarray
-    """(n_views, 2) width and height."""
+    size_px: Int64[Tensor, "n_views 2"]
+    """Width and height."""
+
+    def to(self, device: torch.device) -> UnitCameras:
+        """The same on another device."""
+        centre, rotation, intrinsics = (x.to(device) for x in (self.centre, self.rotation, self.intrinsics))
+        return UnitCameras(centre, rotation, intrinsics, self.size_px.to(device))
 
     def rays(
-        self, view_idx: np.ndarray, position_px: Float[np.ndarray, "n 2"]
-    ) -> tuple[Float32[np.ndarray, "n 3"], Float32[np.ndarray, "n 3"]]:
+        self, view_idx: Int64[Tensor, " n"], position_px: Float64[Tensor, "n 2"]
+    ) -> tuple[Float32[Tensor, "n 3"], Float32[Tensor, "n 3"]]:
         """Origins and unit directions through positions in photos (a pixel's centre is at +0.5)."""
-        k = self.intrinsics[view_idx]
-        in_cam = np.stack(
-            [(position_px[:, 0] - k[:, 2]) / k[:, 0], (position_px[:, 1] - k[:, 3]) / k[:, 1], np.ones(len(k))], 1
-        )
-        in_cam /= np.linalg.norm(in_cam, axis=1, keepdims=True)
-        direction = np.einsum("nij,nj->ni", self.rotation[view_idx], in_cam)
-        return self.centre[view_idx], direction.astype(np.float32)
+        k = self.intrinsics[view_idx].double()
+        in_cam = torch.cat([(position_px - k[:, 2:]) / k[:, :2], torch.ones_like(k[:, :1])], 1)
+        in_cam = in_cam / in_cam.norm(dim=1, keepdim=True)
+        direction = (self.rotation[view_idx].double() * in_cam[:, None]).sum(2)
+        return self.centre[view_idx], direction.float()
 
 
 def unit_cameras(posed: PosedCapture, unit_from_world: Similarity) -> UnitCameras:
@@ -61,8 +65,9 @@ def unit_cameras(posed: PosedCapture, unit_from_world: Similarity) -> UnitCamera
     centre = unit_from_world.apply(np.array([v.centre_world() for v in posed.views]))
     rotation = np.array([unit_from_world.rotation @ v.cam_from_world.rotation.T for v in posed.views])
     k = np.array([[v.camera.fx_px, v.camera.fy_px, v.camera.cx_px, v.camera.cy_px] for v in posed.views])
-    size_px = np.array([(v.camera.width_px, v.camera.height_px) for v in posed.views])
-    return UnitCameras(centre.astype(np.float32), rotation.astype(np.float32), k.astype(np.float32), size_px)
+    size_px = torch.tensor([(v.camera.width_px, v.camera.height_px) for v in posed.views])
+    tensors = [torch.from_numpy(x.astype(np.float32)) for x in (centre, rotation, k)]
+    return UnitCameras(tensors[0], tensors[1], tensors[2], size_px)
 
 
 def quarter_resolution(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -99,5 +104,6 @@ def gather_pixels(posed: PosedCapture, region: ObjectRegion, ring_share: float, 
             sink.append((index, pixel, image[rows, columns], blurred[rows, columns], label[rows, columns]))
     if not inner:
         raise ValueError("every mask is empty, so there is no object to fit")
-    view_idx, pixel, rgb, blurred, label = (np.concatenate(x) for x in zip(*inner, *outer, strict=True))
-    return PixelPool(view_idx, pixel, rgb, blurred, label, n_object=sum(len(x[0]) for x in inner))
+    fields = (torch.from_numpy(np.concatenate(x)) for x in zip(*inner, *outer, strict=True))
+    view_idx, pixels, rgb, quarter, labels = fields
+    return PixelPool(view_idx, pixels, rgb, quarter, labels, n_object=sum(len(x[0]) for x in inner))

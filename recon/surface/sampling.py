@@ -4,45 +4,21 @@ Along a ray the baked SDF is taken as piecewise linear between `n_coarse + 1` pr
 (Wang et al. 2021, eq. 13) then has an exact inverse inside each piece, so that few samples fall where the
 weights are, at any sharpness. A share of the samples goes evenly to where the ray passes nearest to the surface
 and to the whole ray, so that the grid's being stale or coarse cannot hide a surface for good.
+This file holds the CPU's kernels (numba); `sampling_reference.py` holds their plain twin for any device.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
-from jaxtyping import Float, Float32
+import torch
+from jaxtyping import Bool, Float32
 from numba import njit, prange
+from torch import Tensor
 
-WEIGHT_SHARE, NEAR_SHARE, EVEN_SHARE = 0.80, 0.15, 0.05
-"""Shares of the samples: by opacity, near misses, evenly over the ray."""
-
-
-class Placing(Enum):
-    """How a ray's samples are placed."""
-
-    baked = "baked"
-    even = "even"
-
-
-@dataclass
-class BakedSdf:
-    """SDF values at the points of a regular grid over a box of the unit cube."""
-
-    origin: Float32[np.ndarray, "3"]
-    cell: float
-    values: Float32[np.ndarray, "nx ny nz"]
-
-    def points(self) -> Float32[np.ndarray, "n 3"]:
-        """The grid points' unit coordinates, z fastest."""
-        axes = [self.origin[d] + self.cell * np.arange(self.values.shape[d], dtype=np.float32) for d in range(3)]
-        return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3).astype(np.float32)
-
-    def flat(self) -> BakedSdf:
-        """The same grid with no surface in it: samples placed by it are spread evenly over each ray."""
-        return BakedSdf(self.origin, self.cell, np.ones_like(self.values))
+from recon.surface.baked import BakedSdf
+from recon.surface.sampling_reference import EVEN_SHARE, NEAR_SHARE, WEIGHT_SHARE
 
 
 @njit(inline="always")
@@ -145,37 +121,24 @@ def _sample(values, origin, cell, rays_o, rays_d, planes, inv_s, n_coarse, jitte
             edges[r, k] = t0 + dt * (piece + _invert(f[piece], f[piece + 1], inv_s, share))
 
 
-def proposal_reference(sdf: Float[np.ndarray, " n_probes"], inv_s: float) -> Float[np.ndarray, " n_pieces"]:
-    """The proposal's share per piece of one ray, from the SDF at its probes (n_pieces + 1): `_coarse_pdf`'s twin."""
-    phi = 1 / (1 + np.exp(-sdf.astype(float) * inv_s))
-    alpha = np.clip((phi[:-1] - phi[1:]) / np.maximum(phi[:-1], 1e-6), 0, 1)
-    transmitted = np.concatenate([[1.0], np.cumprod(1 - alpha)[:-1]])
-    height = np.maximum(sdf[:-1], 0)
-    near = np.exp(-np.minimum((height - height.min()) * inv_s, 40)) * transmitted
-    even = np.full(len(alpha), EVEN_SHARE / len(alpha))
-    share: np.ndarray = WEIGHT_SHARE * transmitted * alpha + NEAR_SHARE * near / max(near.sum(), 1e-9) + even
-    return share
-
-
 def sample_rays(
     baked: BakedSdf,
-    rays_o: Float32[np.ndarray, "n_rays 3"],
-    rays_d: Float32[np.ndarray, "n_rays 3"],
-    planes: Float[np.ndarray, "n_planes 4"],
+    rays_o: Float32[Tensor, "n_rays 3"],
+    rays_d: Float32[Tensor, "n_rays 3"],
+    planes: Float32[Tensor, "n_planes 4"],
     inv_s: float,
     n_samples: int,
-    jitter: Float32[np.ndarray, "n_rays n_edges"],
+    jitter: Float32[Tensor, "n_rays n_edges"],
     n_coarse: int = 128,
-) -> tuple[Float32[np.ndarray, "n_rays n_edges"], np.ndarray]:
+) -> tuple[Float32[Tensor, "n_rays n_edges"], Bool[Tensor, " n_rays"]]:
     """Sorted edges of `n_samples` sections along each ray (n_edges = n_samples + 1), and which rays hit the hull.
 
     rays in the unit cube; planes: the hull's half-spaces there; inv_s: sharpness of the proposal; jitter in
     [0, 1) draws each edge within its stratum. Edges of rays that miss are 0.
     """
-    edges = np.empty((len(rays_o), n_samples + 1), np.float32)
-    hit = np.empty(len(rays_o), np.bool_)
+    edges, hit = torch.empty(len(rays_o), n_samples + 1), torch.empty(len(rays_o), dtype=torch.bool)
     _sample(
-        baked.values, baked.origin, np.float32(baked.cell), rays_o, rays_d, planes.astype(np.float32),
-        np.float32(inv_s), n_coarse, jitter, edges, hit,
+        baked.values.numpy(), baked.origin.numpy(), np.float32(baked.cell), rays_o.numpy(), rays_d.numpy(),
+        planes.numpy(), np.float32(inv_s), n_coarse, jitter.numpy(), edges.numpy(), hit.numpy(),
     )  # fmt: skip
     return edges, hit

@@ -10,13 +10,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from recon.surface.baked import BakedSdf
 from recon.surface.baking import Baker
 from recon.surface.batch import Batch, Data, draw_batch
 from recon.surface.config import SurfaceConfig
-from recon.surface.field import Engine, Field
+from recon.surface.engine import Engine, open_sampler
+from recon.surface.field import Field
 from recon.surface.hidden import HiddenSpace
 from recon.surface.losses import Losses, curvature, eikonal, opacity_loss, point_loss
+from recon.surface.patches import PatchRays, patch_loss
 from recon.surface.pixels import OBJECT, OUTSIDE
+from recon.surface.random_numbers import RandomNumbers
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
 
 HIDDEN_SLACK = 0.02
@@ -24,14 +28,16 @@ HIDDEN_SLACK = 0.02
 
 
 class Trainer:
-    """The field, its optimiser and the state of the training."""
+    """The field, its optimiser and the state of the training, all on the device of a resolved engine."""
 
     def __init__(self, cfg: SurfaceConfig, engine: Engine, data: Data, n_views: int) -> None:
         torch.manual_seed(cfg.seed)
-        self.cfg, self.data, self.step = cfg, data, 0
-        self.rng = np.random.default_rng(cfg.seed)
-        self.field = Field(cfg.field_config(), engine)
-        self.log_gain = torch.zeros(n_views, 3, requires_grad=True)
+        self.cfg, self.step = cfg, 0
+        self.field = Field(cfg.field_config(), engine, cfg.precision)
+        self.device = self.field.table.device
+        self.data, self.sample_rays = data.to(self.device), open_sampler(engine)
+        self.rng = RandomNumbers(cfg.seed, self.device)
+        self.log_gain = torch.zeros(n_views, 3, device=self.device, requires_grad=True)
         networks = [p for k, p in self.field.named_parameters() if k != "table"]
         self.optimizer = torch.optim.Adam(
             [{"params": [self.field.table], "scale": 1.0}, {"params": [*networks, self.log_gain], "scale": 0.25}],
@@ -41,13 +47,19 @@ class Trainer:
             fused=True,
         )
         self.first_inv_s = cfg.first_inv_s
-        self.unseen = HiddenSpace(np.zeros((0, 3), np.float32), np.zeros(0, np.float32), 0.0)
+        self.unseen = HiddenSpace(torch.zeros(0, 3), torch.zeros(0), 0.0).to(self.device)
         """What no camera sees past the surface as it was baked last."""
         self.rate, self.gradient_norm = 1.0, 0.0
-        self.averages: dict[str, float] = {}
-        """Running means of the loss's terms, and of their weighted sum by the name `total`."""
-        self.photo_error = torch.zeros(n_views)
+        self._averages: dict[str, Tensor] = {}
+        self.photo_error = torch.zeros(n_views, device=self.device)
         """Running mean of each photo's colour error, 0 before it was drawn."""
+
+    @property
+    def averages(self) -> dict[str, float]:
+        """Running means of the loss's terms and, as `total`, of their sum; reading them waits for the device."""
+        if not self._averages:
+            return {}
+        return dict(zip(self._averages, torch.stack(list(self._averages.values())).tolist(), strict=True))
 
     def parameters(self) -> list[Tensor]:
         """All that is trained."""
@@ -69,13 +81,19 @@ class Trainer:
         share = min(1.0, self.step / self.cfg.n_steps / 0.8)
         return float(self.first_inv_s * (self.cfg.last_inv_s / self.first_inv_s) ** share)
 
+    def point_reach(self) -> float:
+        """How far a prior point may be from the surface at this step before it counts half, in unit lengths."""
+        share = min(1.0, self.step / self.cfg.n_steps / self.cfg.open_share)
+        return float(self.cfg.first_point_reach * (self.cfg.last_point_reach / self.cfg.first_point_reach) ** share)
+
     def warm_start(self, points: np.ndarray, values: np.ndarray, n_steps: int = 200, n_points: int = 8192) -> None:
         """Regress the SDF to the visual hull's before any ray is rendered."""
         self.field.open_levels(self.cfg.first_levels)
+        here, wanted = (torch.from_numpy(a).to(self.device) for a in (points, values))
         for _ in range(n_steps):
-            chosen = self.rng.integers(len(points), size=n_points)
-            sdf, gradient, _ = self.field.geometry(torch.from_numpy(points[chosen]))
-            loss = 10 * (sdf - torch.from_numpy(values[chosen])).abs().mean() + 0.1 * eikonal(gradient)
+            chosen = self.rng.integers(0, len(points), size=n_points)
+            sdf, gradient, _ = self.field.geometry(here[chosen])
+            loss = 10 * (sdf - wanted[chosen]).abs().mean() + 0.1 * eikonal(gradient)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -93,18 +111,22 @@ class Trainer:
     def train_step(self, baker: Baker) -> None:
         """One step of the optimiser on one batch of rays and points."""
         self.schedule()
-        losses = self.losses(draw_batch(self.data, self.cfg, self.rng, baker.baked, self.unseen, self.inv_s()))
-        total = losses.total(self.cfg.loss)
+        losses = self.losses(self.draw(baker), baker.baked)
+        total = losses.total(self.cfg.loss, self.patch_weight())
         self.optimizer.zero_grad()
         total.backward()
         if self.gradient_norm:
             nn.utils.clip_grad_norm_(self.parameters(), self.gradient_norm)
         self.optimizer.step()
         self.step += 1
-        for k, v in (losses.values() | {"total": float(total.detach())}).items():
-            self.averages[k] = 0.95 * self.averages.get(k, v) + 0.05 * v
+        for k, v in (losses.values() | {"total": total.detach()}).items():
+            self._averages[k] = 0.95 * self._averages.get(k, v) + 0.05 * v
 
-    def losses(self, batch: Batch) -> Losses:
+    def draw(self, baker: Baker) -> Batch:
+        """What the next step trains on."""
+        return draw_batch(self.data, self.cfg, self.rng, baker.baked, self.unseen, self.inv_s(), self.sample_rays)
+
+    def losses(self, batch: Batch, baked: BakedSdf) -> Losses:
         """Render the batch's rays and compare them with the photos, the prior cloud and the visual hull."""
         cfg, data = self.cfg, self.data
         shape = (len(batch.edges), cfg.n_samples)
@@ -130,11 +152,12 @@ class Trainer:
             colour=colour_term,
             mask=mask_term,
             eikonal=eikonal(gradient),
-            points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, cfg.loss),
+            points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, self.point_reach(), cfg.loss),
             free_space=too_near.sum() / max(len(too_near), 1),
             hidden=torch.relu(sdf[k:j] + (batch.hidden_depth - HIDDEN_SLACK).clamp(min=0)).sum() / max(j - k, 1),
             curvature=curvature(normal[:n].view(*shape, 3)[: len(aside), cfg.n_samples // 2], normal[j:]),
             gain=(self.log_gain**2).mean(),
+            patches=self.compare_patches(batch, middle, sdf[:n].view(shape).detach(), baked),
         )
 
     def neighbours(self, batch: Batch, middle: Float[Tensor, "n_rays n_samples"]) -> Float[Tensor, "n 3"]:
@@ -148,14 +171,32 @@ class Trainer:
         n_open = max(int(self.field.level_weight.sum().ceil()), 1)
         return float(1 / self.field.layout.scales()[n_open - 1])
 
+    def patch_weight(self) -> float:
+        """Of the patches' term at this step."""
+        return self.cfg.patches.weight_at(self.step / self.cfg.n_steps)
+
+    def compare_patches(
+        self,
+        batch: Batch,
+        middle: Float[Tensor, "n_rays n_samples"],
+        sdf: Float[Tensor, "n_rays n_samples"],
+        baked: BakedSdf,
+    ) -> Float[Tensor, ""]:
+        """The patches' term on the object's rays; 0 while it has no weight."""
+        if self.data.photos is None or self.patch_weight() == 0:
+            return torch.zeros((), device=sdf.device)
+        on = self.data.pool.label[batch.pixel_idx] == OBJECT
+        rays = PatchRays(batch.view_idx[on], batch.origin[on], batch.direction[on], middle[on], sdf[on])
+        return patch_loss(self.field.geometry, self.data.photos, rays, baked, self.cfg.patches)
+
     def compare(
         self, batch: Batch, weights: Float[Tensor, "n_rays n_samples"], colour: Float[Tensor, "n_rays n_samples 3"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The colour term (mean absolute difference on the object) and the mask term."""
         pool = self.data.pool
-        label = torch.from_numpy(pool.label[batch.pixel_idx])
+        label = pool.label[batch.pixel_idx]
         source = pool.blurred if self.step < self.cfg.blurred_share * self.cfg.n_steps else pool.rgb
-        target = torch.from_numpy(source[batch.pixel_idx]).float() / 255
+        target = source[batch.pixel_idx].float() / 255
         accumulated = weights.sum(1)
         gain = torch.exp(self.centred_gain()[batch.view_idx])
         # what is still transparent is filled with the photo: opacity is the masks' business alone, so that the
@@ -168,7 +209,7 @@ class Trainer:
 
     def note_errors(self, view_idx: Tensor, error: Float[Tensor, " n_rays"], on: Bool[Tensor, " n_rays"]) -> None:
         """Keep each photo's running colour error, of its rays on the object."""
-        sums = torch.zeros(2, len(self.photo_error))
+        sums = torch.zeros(2, len(self.photo_error), device=self.device)
         sums.index_add_(1, view_idx, torch.stack([error, on.float()]))
         mean = sums[0] / sums[1].clamp(min=1)
         rate = torch.where(self.photo_error > 0, 0.05, 1.0) * (sums[1] > 0)
@@ -182,23 +223,23 @@ class Trainer:
             "level_weight": self.field.level_weight,
             "log_gain": self.log_gain.detach(),
             "optimizer": self.optimizer.state_dict(),
-            "averages": dict(self.averages),
+            "averages": dict(self._averages),
             "photo_error": self.photo_error,
             "calm": [self.rate, self.gradient_norm],
             "unseen": self.unseen.state(),
-            "draws": {"numpy": self.rng.bit_generator.state, "torch": torch.get_rng_state()},
+            "draws": {"batches": self.rng.state(), "torch": torch.get_rng_state()},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back, or on, to where `state` was called."""
-        self.step, self.averages = state["step"], dict(state["averages"])
+        """Go back, or on, to where `state` was called, be it by another engine."""
+        self.step, self._averages = state["step"], {k: v.to(self.device) for k, v in state["averages"].items()}
         self.field.load_state_dict(state["field"])
         self.field.level_weight = state["level_weight"]
         with torch.no_grad():
             self.log_gain.copy_(state["log_gain"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.photo_error = state["photo_error"].clone()
-        self.unseen = HiddenSpace.from_state(state["unseen"])
+        self.photo_error = state["photo_error"].to(self.device, copy=True)
+        self.unseen = HiddenSpace.from_state(state["unseen"]).to(self.device)
         self.calm(*state["calm"])
-        self.rng.bit_generator.state = state["draws"]["numpy"]
+        self.rng.restore(state["draws"]["batches"], self.step)
         torch.set_rng_state(state["draws"]["torch"])

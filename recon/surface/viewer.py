@@ -98,10 +98,11 @@ def zero_set(baked: BakedSdf) -> tuple[Float32[np.ndarray, "n 3"], Int[np.ndarra
     """The baked grid's zero set as triangles in the unit cube moved to the origin; empty where there is none."""
     from skimage.measure import marching_cubes
 
-    if not (baked.values.min() < 0 < baked.values.max()):
+    values = baked.values.cpu().numpy()
+    if not (values.min() < 0 < values.max()):
         return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)
-    vertices, faces, _, _ = marching_cubes(baked.values, 0.0, gradient_direction="descent")
-    return (baked.origin + vertices * np.float32(baked.cell) - np.float32(0.5)).astype(np.float32), faces
+    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="descent")
+    return (baked.origin.cpu().numpy() + vertices * np.float32(baked.cell) - np.float32(0.5)).astype(np.float32), faces
 
 
 def error_colours(error: Float[np.ndarray, " n_views"]) -> list[tuple[int, int, int]]:

@@ -40,8 +40,11 @@ class Training(Protocol):
     """What is watched: `recon.surface.trainer.Trainer`."""
 
     step: int
-    averages: dict[str, float]
-    """Running means of the loss's terms, and their weighted sum by the name `total`."""
+
+    @property
+    def averages(self) -> dict[str, float]:
+        """Running means of the loss's terms, and their weighted sum by the name `total`."""
+        ...
 
     def parameters(self) -> Iterable[Tensor]: ...
 
