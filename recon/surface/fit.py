@@ -23,7 +23,7 @@ from recon.surface.visual_hull import hull_sdf, support_points
 from recon.transforms import Similarity
 
 
-@stage(result=SurfaceField, version=2, resumable=True)
+@stage(result=SurfaceField, version=3, resumable=True)
 def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
