@@ -9,6 +9,8 @@ from shutil import which
 
 import psutil
 
+from recon.errors import UserError
+
 TINYCUDANN_PAGE = "https://github.com/NVlabs/tiny-cuda-nn#pytorch-extension"
 TORCH_PAGE = "https://pytorch.org/get-started/locally/"
 NERFSTUDIO_PAGE = "https://docs.nerf.studio/quickstart/installation.html"
@@ -44,6 +46,12 @@ def package_version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def require_viewer() -> None:
+    """Raise UserError where the package that `view=true` needs is missing."""
+    if not has_package("viser"):
+        raise UserError("view=true needs the package viser: `pip install viser`, or leave view=true away.")
 
 
 def fastest_engine() -> str:
@@ -84,6 +92,7 @@ def describe_machine() -> list[tuple[str, str]]:
         ),
         ("nerfstudio", "found" if has_package("nerfstudio") else f"not installed; optional, see {NERFSTUDIO_PAGE}"),
         ("video (av)", "found" if has_package("av") else "not installed; for videos: pip install av"),
+        ("viewer (viser)", "found" if has_package("viser") else "not installed; for view=true: pip install viser"),
     ]
     where = "the CPU" if gpu is None or engine == "cpu" else gpu
     rows.append(("will be used", f"the engine {engine} on {where} for the surface; the CPU for all else"))

@@ -31,7 +31,7 @@ install_import_hook(checked_modules(), "shape_checks.check")
 
 @pytest.fixture(scope="session")
 def cuda() -> torch.device:
-    """The CUDA device. Without one a test is skipped, or fails where RECON_REQUIRE_CUDA=1 says it must be there."""
+    """The CUDA device. Without one a test is skipped, or fails under RECON_REQUIRE_CUDA=1."""
     import torch
 
     if not torch.cuda.is_available():

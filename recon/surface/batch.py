@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from recon.surface.baked import BakedSdf
 from recon.surface.config import SurfaceConfig
 from recon.surface.engine import SampleRays
+from recon.surface.hidden import HiddenSpace
+from recon.surface.patch_photos import PatchPhotos
 from recon.surface.pixels import PixelPool, UnitCameras
 from recon.surface.random_numbers import RandomNumbers
 
@@ -30,22 +32,25 @@ class Data:
     confidence: Float[Tensor, " n_points"]
     n_prior: int
     """How many of the points are prior points."""
-    towards: Float[Tensor, "n_prior 3"]
-    """Direction from each prior point to the camera that sees it best; zero: none."""
     free_points: Float[Tensor, "n_free 3"]
-    """Points outside the masks' visual hull ..."""
+    """Points outside the visual hull, or in what prior points are seen through ..."""
     free_distance: Float[Tensor, " n_free"]
     """... and how far outside at least."""
+    photos: PatchPhotos | None
+    """What patches are compared on; None: they are not."""
 
     def to(self, device: torch.device) -> Data:
         """The same on another device."""
-        moved: Data = _moved(self, device)
+        moved: Data = on_device(self, device)
         return moved
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def on_device(value: Any, device: torch.device) -> Any:
+    """A tensor, or a dataclass or named tuple of tensors, on another device."""
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
+        return replace(value, **{f.name: on_device(getattr(value, f.name), device) for f in fields(value)})
+    if isinstance(value, tuple):  # named
+        return type(value)(*(on_device(x, device) for x in value))
     return value.to(device) if isinstance(value, Tensor) else value
 
 
@@ -62,16 +67,22 @@ class Batch:
     """Of the rays' sections."""
     point_idx: Tensor
     free_idx: Tensor
-    looked_through: Float[Tensor, "n 3"]
-    """Points between prior points and the cameras that see them."""
-
-
-LOOKED_THROUGH_MARGIN, LOOKED_THROUGH_REACH = 0.02, 0.6
-"""How far in front of a prior point space is taken as empty, in edges of the unit cube."""
+    hidden: Float[Tensor, "n_hidden 3"]
+    """Points that no camera sees ..."""
+    hidden_depth: Float[Tensor, " n_hidden"]
+    """... and how far from any seen one they lie at least."""
+    step_aside: Float[Tensor, "n_aside 3"]
+    """Unit vectors: where to look for the neighbours of the first rays' middle samples."""
 
 
 def draw_batch(
-    data: Data, cfg: SurfaceConfig, rng: RandomNumbers, baked: BakedSdf, inv_s: float, sample_rays: SampleRays
+    data: Data,
+    cfg: SurfaceConfig,
+    rng: RandomNumbers,
+    baked: BakedSdf,
+    unseen: HiddenSpace,
+    inv_s: float,
+    sample_rays: SampleRays,
 ) -> Batch:
     """Draw rays through and beside the object, sections on them where the baked SDF puts the weights, and points."""
     pool, n_inner = data.pool, round(cfg.n_rays * cfg.object_share)
@@ -89,10 +100,11 @@ def draw_batch(
     below = rng.integers(data.n_prior, max(len(data.points), data.n_prior + 1), size=_share(n_below, cfg))
     prior = rng.integers(0, max(data.n_prior, 1), size=cfg.n_points if data.n_prior else 0)
     free = rng.integers(0, max(len(data.free_points), 1), size=cfg.n_free if len(data.free_points) else 0)
-    from_prior = prior[: cfg.n_looked_through]
-    # squared: most of them near the surface, where the hull and the cloud differ
-    ahead = rng.random((len(from_prior), 1)) ** 2
-    ahead = LOOKED_THROUGH_MARGIN + (LOOKED_THROUGH_REACH - LOOKED_THROUGH_MARGIN) * ahead
+    hidden = rng.integers(0, max(len(unseen.points), 1), size=cfg.n_hidden if len(unseen.points) else 0)
+    # between the grid's points too: a field can learn to obey at the points alone
+    beside = (rng.random((len(hidden), 3)) - 0.5) * unseen.cell
+    n_aside = min(cfg.n_curvature, int(hit.sum())) if cfg.loss.curvature else 0
+    aside = rng.random((n_aside, 3)) - 0.5
     return Batch(
         pixel_idx[hit],
         view_idx[hit],
@@ -101,7 +113,9 @@ def draw_batch(
         edges[hit],
         torch.cat([prior, below]),
         free,
-        data.points[from_prior] + ahead * data.towards[from_prior],
+        unseen.points[hidden] + beside,
+        unseen.depth[hidden],
+        nn.functional.normalize(aside),
     )
 
 

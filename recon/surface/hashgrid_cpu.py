@@ -18,7 +18,7 @@ from torch import Tensor
 from recon.surface.hashgrid import GridLayout, Pull, pull_by
 
 FAST = {"contract", "nnan", "ninf", "nsz", "arcp", "afn"}
-"""All of fast math but reordering sums: with that, code just compiled and the same code from the cache differ in bits."""
+"""All of fast math but reordering sums: with that, code just compiled and code from the cache differ in bits."""
 
 _P1, _P2 = np.uint32(2654435761), np.uint32(805459861)
 

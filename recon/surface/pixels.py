@@ -41,6 +41,13 @@ class UnitCameras:
     """unit_from_cam, directions only."""
     intrinsics: Float32[Tensor, "n_views 4"]
     """fx fy cx cy in pixels."""
+    size_px: Int64[Tensor, "n_views 2"]
+    """Width and height."""
+
+    def to(self, device: torch.device) -> UnitCameras:
+        """The same on another device."""
+        centre, rotation, intrinsics = (x.to(device) for x in (self.centre, self.rotation, self.intrinsics))
+        return UnitCameras(centre, rotation, intrinsics, self.size_px.to(device))
 
     def rays(
         self, view_idx: Int64[Tensor, " n"], position_px: Float64[Tensor, "n 2"]
@@ -58,7 +65,9 @@ def unit_cameras(posed: PosedCapture, unit_from_world: Similarity) -> UnitCamera
     centre = unit_from_world.apply(np.array([v.centre_world() for v in posed.views]))
     rotation = np.array([unit_from_world.rotation @ v.cam_from_world.rotation.T for v in posed.views])
     k = np.array([[v.camera.fx_px, v.camera.fy_px, v.camera.cx_px, v.camera.cy_px] for v in posed.views])
-    return UnitCameras(*(torch.from_numpy(x.astype(np.float32)) for x in (centre, rotation, k)))
+    size_px = torch.tensor([(v.camera.width_px, v.camera.height_px) for v in posed.views])
+    tensors = [torch.from_numpy(x.astype(np.float32)) for x in (centre, rotation, k)]
+    return UnitCameras(tensors[0], tensors[1], tensors[2], size_px)
 
 
 def quarter_resolution(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -28,7 +28,7 @@ def _phi(x):
 
 
 @njit(fastmath=FAST, inline="always")
-def _trilinear(values, x, y, z):
+def trilinear(values, x, y, z):
     nx, ny, nz = values.shape
     x, y, z = min(max(x, 0.0), nx - 1.001), min(max(y, 0.0), ny - 1.001), min(max(z, 0.0), nz - 1.001)
     i, j, k = int(x), int(y), int(z)
@@ -62,7 +62,7 @@ def _coarse_pdf(values, origin, cell, ray_o, ray_d, t0, dt, inv_s, n_coarse, f, 
     """Probe the baked SDF into f (n_coarse + 1) and write the proposal's share per piece into pdf (n_coarse)."""
     for i in range(n_coarse + 1):
         t = t0 + dt * i
-        f[i] = _trilinear(
+        f[i] = trilinear(
             values,
             (ray_o[0] + t * ray_d[0] - origin[0]) / cell,
             (ray_o[1] + t * ray_d[1] - origin[1]) / cell,

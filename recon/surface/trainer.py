@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
+from recon.surface.baked import BakedSdf
 from recon.surface.baking import Baker
-from recon.surface.batch import LOOKED_THROUGH_MARGIN, Batch, Data, draw_batch
+from recon.surface.batch import Batch, Data, draw_batch
 from recon.surface.config import SurfaceConfig
 from recon.surface.engine import Engine, open_sampler
 from recon.surface.field import Field
-from recon.surface.losses import Losses, eikonal, opacity_loss, point_loss
+from recon.surface.hidden import HiddenSpace
+from recon.surface.losses import Losses, curvature, eikonal, opacity_loss, point_loss
+from recon.surface.patches import PatchRays, patch_loss
 from recon.surface.pixels import OBJECT, OUTSIDE
 from recon.surface.random_numbers import RandomNumbers
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
+
+HIDDEN_SLACK = 0.02
+"""How far the surface may move inwards freely, in edges of the unit cube."""
 
 
 class Trainer:
@@ -40,14 +47,27 @@ class Trainer:
             fused=True,
         )
         self.first_inv_s = cfg.first_inv_s
+        self.unseen = HiddenSpace(torch.zeros(0, 3), torch.zeros(0), 0.0).to(self.device)
+        """What no camera sees past the surface as it was baked last."""
+        self.rate, self.gradient_norm = 1.0, 0.0
         self._averages: dict[str, Tensor] = {}
+        self.photo_error = torch.zeros(n_views, device=self.device)
+        """Running mean of each photo's colour error, 0 before it was drawn."""
 
     @property
     def averages(self) -> dict[str, float]:
-        """Running means of the loss's terms; reading them waits for the device."""
+        """Running means of the loss's terms and, as `total`, of their sum; reading them waits for the device."""
         if not self._averages:
             return {}
         return dict(zip(self._averages, torch.stack(list(self._averages.values())).tolist(), strict=True))
+
+    def parameters(self) -> list[Tensor]:
+        """All that is trained."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def calm(self, rate: float, gradient_norm: float) -> None:
+        """From now on multiply the learning rates by `rate`, and shorten gradients to `gradient_norm` (0: never)."""
+        self.rate, self.gradient_norm = rate, gradient_norm
 
     def centred_gain(self) -> Float[Tensor, "n_views 3"]:
         """Per-photo log gains with zero mean, so that they cannot shift the object's own colour."""
@@ -60,6 +80,11 @@ class Trainer:
         """
         share = min(1.0, self.step / self.cfg.n_steps / 0.8)
         return float(self.first_inv_s * (self.cfg.last_inv_s / self.first_inv_s) ** share)
+
+    def point_reach(self) -> float:
+        """How far a prior point may be from the surface at this step before it counts half, in unit lengths."""
+        share = min(1.0, self.step / self.cfg.n_steps / self.cfg.open_share)
+        return float(self.cfg.first_point_reach * (self.cfg.last_point_reach / self.cfg.first_point_reach) ** share)
 
     def warm_start(self, points: np.ndarray, values: np.ndarray, n_steps: int = 200, n_points: int = 8192) -> None:
         """Regress the SDF to the visual hull's before any ray is rendered."""
@@ -79,37 +104,41 @@ class Trainer:
         warm = min(1.0, (self.step + 1) / 100)
         decay = 0.03 ** max(0.0, (done - 0.3) / 0.7)
         for group in self.optimizer.param_groups:
-            group["lr"] = cfg.learning_rate * group["scale"] * warm * decay
+            group["lr"] = cfg.learning_rate * group["scale"] * warm * decay * self.rate
         opened = cfg.first_levels + (cfg.n_levels - cfg.first_levels) * done / cfg.open_share
         self.field.open_levels(min(opened, cfg.n_levels))
 
     def train_step(self, baker: Baker) -> None:
         """One step of the optimiser on one batch of rays and points."""
         self.schedule()
-        losses = self.losses(self.draw(baker))
+        losses = self.losses(self.draw(baker), baker.baked)
+        total = losses.total(self.cfg.loss, self.patch_weight())
         self.optimizer.zero_grad()
-        losses.total(self.cfg.loss).backward()
+        total.backward()
+        if self.gradient_norm:
+            nn.utils.clip_grad_norm_(self.parameters(), self.gradient_norm)
         self.optimizer.step()
         self.step += 1
-        for k, v in losses.values().items():
+        for k, v in (losses.values() | {"total": total.detach()}).items():
             self._averages[k] = 0.95 * self._averages.get(k, v) + 0.05 * v
 
     def draw(self, baker: Baker) -> Batch:
         """What the next step trains on."""
-        return draw_batch(self.data, self.cfg, self.rng, baker.baked, self.inv_s(), self.sample_rays)
+        return draw_batch(self.data, self.cfg, self.rng, baker.baked, self.unseen, self.inv_s(), self.sample_rays)
 
-    def losses(self, batch: Batch) -> Losses:
+    def losses(self, batch: Batch, baked: BakedSdf) -> Losses:
         """Render the batch's rays and compare them with the photos, the prior cloud and the visual hull."""
         cfg, data = self.cfg, self.data
         shape = (len(batch.edges), cfg.n_samples)
         middle, length = (batch.edges[:, 1:] + batch.edges[:, :-1]) / 2, batch.edges.diff(dim=1)
         x = (batch.origin[:, None] + middle[..., None] * batch.direction[:, None]).reshape(-1, 3)
         # one pass through the field for all points: a kernel call costs as much as a few hundred points
-        parts = [x, data.points[batch.point_idx], data.free_points[batch.free_idx], batch.looked_through]
+        aside = self.neighbours(batch, middle)
+        parts = [x, data.points[batch.point_idx], data.free_points[batch.free_idx], batch.hidden, aside]
         together = torch.cat(parts)
         sdf, gradient, geometry = self.field.geometry(together)
         normal = gradient / (gradient.norm(dim=1, keepdim=True) + 1e-6)
-        n, m, k = np.cumsum([len(part) for part in parts[:3]])
+        n, m, k, j = np.cumsum([len(part) for part in parts[:4]])
         direction = batch.direction[:, None].expand(*shape, 3).reshape(-1, 3)
         share = min(1.0, self.step / max(cfg.cosine_share * cfg.n_steps, 1e-6)) if cfg.cosine_share else 1.0
         cosine = annealed_cosine((gradient[:n] * direction).sum(1), share)
@@ -117,18 +146,48 @@ class Trainer:
         weights = ray_weights(opacity)
         colour = self.field.radiance(x, direction, normal[:n], geometry[:n]).view(*shape, 3)
         colour_term, mask_term = self.compare(batch, weights, colour)
-        beyond_hull = torch.relu(data.free_distance[batch.free_idx] - sdf[m:k])
-        # half the margin: the SDF in front of a slanted surface is smaller than the way to it
-        in_view = torch.relu(LOOKED_THROUGH_MARGIN / 2 - sdf[k:])
+        too_near = torch.relu(data.free_distance[batch.free_idx] - sdf[m:k])
         prior_normal, confidence = data.normals[batch.point_idx], data.confidence[batch.point_idx]
         return Losses(
             colour=colour_term,
             mask=mask_term,
             eikonal=eikonal(gradient),
-            points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, cfg.loss),
-            free_space=beyond_hull.sum() / max(len(beyond_hull), 1) + in_view.sum() / max(len(in_view), 1),
+            points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, self.point_reach(), cfg.loss),
+            free_space=too_near.sum() / max(len(too_near), 1),
+            hidden=torch.relu(sdf[k:j] + (batch.hidden_depth - HIDDEN_SLACK).clamp(min=0)).sum() / max(j - k, 1),
+            curvature=curvature(normal[:n].view(*shape, 3)[: len(aside), cfg.n_samples // 2], normal[j:]),
             gain=(self.log_gain**2).mean(),
+            patches=self.compare_patches(batch, middle, sdf[:n].view(shape).detach(), baked),
         )
+
+    def neighbours(self, batch: Batch, middle: Float[Tensor, "n_rays n_samples"]) -> Float[Tensor, "n 3"]:
+        """Points a cell of the finest open level beside some rays' middle samples, where most of the weight lies."""
+        n, k = len(batch.step_aside), self.cfg.n_samples // 2
+        at_surface = batch.origin[:n] + middle[:n, k : k + 1] * batch.direction[:n]
+        return at_surface + batch.step_aside * self.finest_cell()
+
+    def finest_cell(self) -> float:
+        """Edge of a cell of the finest open level of the hash grid."""
+        n_open = max(int(self.field.level_weight.sum().ceil()), 1)
+        return float(1 / self.field.layout.scales()[n_open - 1])
+
+    def patch_weight(self) -> float:
+        """Of the patches' term at this step."""
+        return self.cfg.patches.weight_at(self.step / self.cfg.n_steps)
+
+    def compare_patches(
+        self,
+        batch: Batch,
+        middle: Float[Tensor, "n_rays n_samples"],
+        sdf: Float[Tensor, "n_rays n_samples"],
+        baked: BakedSdf,
+    ) -> Float[Tensor, ""]:
+        """The patches' term on the object's rays; 0 while it has no weight."""
+        if self.data.photos is None or self.patch_weight() == 0:
+            return torch.zeros((), device=sdf.device)
+        on = self.data.pool.label[batch.pixel_idx] == OBJECT
+        rays = PatchRays(batch.view_idx[on], batch.origin[on], batch.direction[on], middle[on], sdf[on])
+        return patch_loss(self.field.geometry, self.data.photos, rays, baked, self.cfg.patches)
 
     def compare(
         self, batch: Batch, weights: Float[Tensor, "n_rays n_samples"], colour: Float[Tensor, "n_rays n_samples 3"]
@@ -145,27 +204,42 @@ class Trainer:
         rendered = gain * (weights[..., None] * colour).sum(1) + (1 - accumulated).detach()[:, None] * target
         on = label == OBJECT
         difference = (rendered - target).abs().mean(1)
+        self.note_errors(batch.view_idx, difference.detach() * on, on)
         return (difference * on).sum() / on.sum().clamp(min=1), opacity_loss(accumulated, on, label == OUTSIDE)
 
-    def save(self, path: Path) -> None:
-        """Write everything that `restore` needs, whole or not at all."""
-        state = {
+    def note_errors(self, view_idx: Tensor, error: Float[Tensor, " n_rays"], on: Bool[Tensor, " n_rays"]) -> None:
+        """Keep each photo's running colour error, of its rays on the object."""
+        sums = torch.zeros(2, len(self.photo_error), device=self.device)
+        sums.index_add_(1, view_idx, torch.stack([error, on.float()]))
+        mean = sums[0] / sums[1].clamp(min=1)
+        rate = torch.where(self.photo_error > 0, 0.05, 1.0) * (sums[1] > 0)
+        self.photo_error += rate * (mean - self.photo_error)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs to go on as if nothing had happened: tensors and plain values."""
+        return {
+            "step": self.step,
             "field": self.field.state_dict(),
+            "level_weight": self.field.level_weight,
             "log_gain": self.log_gain.detach(),
             "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "averages": self._averages,
-            "rng": self.rng.state(),
+            "averages": dict(self._averages),
+            "photo_error": self.photo_error,
+            "calm": [self.rate, self.gradient_norm],
+            "unseen": self.unseen.state(),
+            "draws": {"batches": self.rng.state(), "torch": torch.get_rng_state()},
         }
-        torch.save(state, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
 
-    def restore(self, path: Path) -> None:
-        """Continue where `save` was called, be it by another engine."""
-        state = torch.load(path, map_location=self.device, weights_only=False)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back, or on, to where `state` was called, be it by another engine."""
+        self.step, self._averages = state["step"], {k: v.to(self.device) for k, v in state["averages"].items()}
         self.field.load_state_dict(state["field"])
+        self.field.level_weight = state["level_weight"]
         with torch.no_grad():
             self.log_gain.copy_(state["log_gain"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self._averages = state["step"], state["averages"]
-        self.rng.restore(state["rng"], self.step)
+        self.photo_error = state["photo_error"].to(self.device, copy=True)
+        self.unseen = HiddenSpace.from_state(state["unseen"]).to(self.device)
+        self.calm(*state["calm"])
+        self.rng.restore(state["draws"]["batches"], self.step)
+        torch.set_rng_state(state["draws"]["torch"])
