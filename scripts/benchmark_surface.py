@@ -40,11 +40,12 @@ ABLATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("no prior normals", ("surface.loss.normals=0",)),
     ("no free space", ("surface.loss.free_space=0",)),
     ("no Eikonal term", ("surface.loss.eikonal=0",)),
+    ("hidden space left alone", ("surface.loss.hidden=0",)),
     ("no level annealing", ("surface.open_share=1e-6",)),
     ("no exposures", ("surface.loss.gain=1000",)),
     ("no closed underside", ("surface.support_confidence=0",)),
     ("no mask term", ("surface.loss.mask=0",)),
-    ("even samples", ("surface.bake_every=0",)),
+    ("even samples", ("surface.placing=even",)),
 )
 """What is taken away, and the options that do it."""
 

@@ -16,6 +16,7 @@ from recon.data import ObjectRegion, PosedCapture, SurfaceField
 from recon.errors import UserError
 from recon.mesh.extract import MeshConfig, extract_mesh
 from recon.stage import Job
+from recon.surface.baked import Placing
 from recon.surface.baking import Refresh
 from recon.surface.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from recon.surface.config import SurfaceConfig
@@ -68,7 +69,7 @@ def assert_same(a: SurfaceField, b: SurfaceField) -> None:
 
 @pytest.mark.parametrize("engine", [Engine.cpu, Engine.reference])
 def test_the_same_fit_twice_is_bit_equal(scene, engine, two_threads, tmp_path):
-    cfg = replace(QUICK, engine=engine, n_steps=60 if engine is Engine.cpu else 5)
+    cfg = replace(QUICK, engine=engine, n_steps=60 if engine is Engine.cpu else 2)
     fields = [fitted(scene, cfg, tmp_path / name)[0] for name in "ab"]
     assert_same(*fields)
 
@@ -254,7 +255,7 @@ def test_a_fit_that_stands_still_ends_early_at_the_end_of_its_schedule(scene, tm
     assert field.log_inv_s == pytest.approx(np.log(cfg.last_inv_s)), "the schedule was not cut off"
 
 
-def test_a_fit_without_baking_spreads_its_samples_evenly(scene, tmp_path, monkeypatch):
+def test_samples_can_be_spread_evenly(scene, tmp_path, monkeypatch):
     lengths = []
     losses = Trainer.losses
 
@@ -264,7 +265,7 @@ def test_a_fit_without_baking_spreads_its_samples_evenly(scene, tmp_path, monkey
         return losses(self, batch)
 
     monkeypatch.setattr(Trainer, "losses", measured)
-    for bake_every in (0, 10):
-        fitted(scene, replace(QUICK, bake_every=bake_every), tmp_path)[0].check()
+    for placing in (Placing.even, Placing.baked):
+        fitted(scene, replace(QUICK, placing=placing), tmp_path)[0].check()
     # strata jittered by a full stratum: the longest of ten is not quite twice their mean
     assert max(lengths[:60]) < 2.2 < min(lengths[61:])

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from recon.surface.baked import BakedSdf
+from recon.surface.baked import BakedSdf, Placing
 from recon.surface.config import SurfaceConfig
 from recon.surface.engine import SampleRays
 from recon.surface.hidden import HiddenSpace
@@ -95,7 +95,8 @@ def draw_batch(
     jitter = rng.random((len(pixel_idx), cfg.n_samples + 1))
     # a baked grid cannot place samples more sharply than a few to a cell
     sharpness = min(inv_s, 5.0 / baked.cell)
-    edges, hit = sample_rays(baked, rays_o, rays_d, data.planes, sharpness, cfg.n_samples, jitter)
+    grid = baked if cfg.placing is Placing.baked else baked.flat()
+    edges, hit = sample_rays(grid, rays_o, rays_d, data.planes, sharpness, cfg.n_samples, jitter)
     n_below = len(data.points) - data.n_prior
     below = rng.integers(data.n_prior, max(len(data.points), data.n_prior + 1), size=_share(n_below, cfg))
     prior = rng.integers(0, max(data.n_prior, 1), size=cfg.n_points if data.n_prior else 0)

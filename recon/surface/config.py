@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from recon.stage import NOT_IN_KEY
+from recon.surface.baked import Placing
 from recon.surface.engine import Engine, Precision
 from recon.surface.field import FieldConfig
 from recon.surface.losses import LossConfig
@@ -73,7 +74,9 @@ class SurfaceConfig:
     bake_resolution_late: int = 160
     """The same in the second half."""
     bake_every: int = 50
-    """Steps between refreshes of the baked SDF; 0: never, so that samples are spread evenly over each ray."""
+    """Steps between refreshes of the baked SDF."""
+    placing: Placing = Placing.baked
+    """Where the samples of a ray go: where an SDF baked into a grid puts NeuS's weights, or evenly (to compare)."""
     n_points: int = 1024
     """Prior points a step."""
     first_point_reach: float = 0.1

@@ -128,10 +128,6 @@ def gather(
     )
 
 
-LOOK_EVERY = 50
-"""Steps between looks at a training that bakes nothing."""
-
-
 @dataclass
 class Fit:
     """A fit under way: the training, its baked grid and its watch."""
@@ -164,13 +160,8 @@ class Fit:
         error = trainer.photo_error.cpu().numpy()
         return Moment(trainer.step, trainer.cfg.n_steps, trainer.averages, error, self.baker.baked)
 
-    def look(self, job: Job) -> None:
-        """Go back if the training broke down."""
-        trouble = self.watch.trouble(self.trainer)
-        if trouble:
-            self.go_back(trouble, job)
-
     def go_back(self, trouble: str, job: Job) -> None:
+        """Take a breakdown back. Raises UserError the second time."""
         job.warn(self.watch.take_back(self.trainer, trouble))
         self.refreshed_at = -1
 
@@ -181,16 +172,14 @@ class Fit:
 
     def refresh(self, job: Job) -> None:
         """Look whether all is well, and bring the baked grid in step with the field."""
-        self.look(job)
-        trainer, cfg = self.trainer, self.trainer.cfg
-        if not cfg.bake_every:
-            self.refreshed_at = trainer.step
-            return None
-        if trainer.step >= cfg.n_steps // 2 and self.baker.resolution != cfg.bake_resolution_late:
-            self.baker, self.refreshed_at = Baker(*self.where, cfg.bake_resolution_late, trainer.device), -1
-        whole = self.refreshed_at < 0 or trainer.step % (10 * cfg.bake_every) == 0
-        seen = self.baker.refresh(trainer.field, None if whole else 4.0)
-        trouble = self.watch.lost_surface(seen, self.baker.baked.cell)
+        trainer, cfg, whole = self.trainer, self.trainer.cfg, False
+        trouble = self.watch.trouble(trainer)
+        if not trouble:
+            if trainer.step >= cfg.n_steps // 2 and self.baker.resolution != cfg.bake_resolution_late:
+                self.baker, self.refreshed_at = Baker(*self.where, cfg.bake_resolution_late, trainer.device), -1
+            whole = self.refreshed_at < 0 or trainer.step % (10 * cfg.bake_every) == 0
+            seen = self.baker.refresh(trainer.field, None if whole else 4.0)
+            trouble = self.watch.lost_surface(seen, self.baker.baked.cell)
         if trouble:
             self.go_back(trouble, job)
             return self.refresh(job)
@@ -207,9 +196,8 @@ class Fit:
 def train(fit: Fit, viewer: Viewer | None, checkpoint: Path, job: Job) -> None:
     """Run the steps that are left, baking, watching, reporting, showing and checkpointing on the way."""
     trainer, cfg, saved_at = fit.trainer, fit.trainer.cfg, time.monotonic()
-    refresh_every = cfg.bake_every or LOOK_EVERY
     while trainer.step < cfg.n_steps:
-        if trainer.step % refresh_every == 0 and trainer.step != fit.refreshed_at:
+        if trainer.step % cfg.bake_every == 0 and trainer.step != fit.refreshed_at:
             fit.refresh(job)
             if time.monotonic() - saved_at > cfg.checkpoint_s:
                 save_checkpoint(checkpoint, fit.state())
@@ -220,5 +208,5 @@ def train(fit: Fit, viewer: Viewer | None, checkpoint: Path, job: Job) -> None:
             job.progress(trainer.step, cfg.n_steps, f"{note}, live at {viewer.address}" if viewer else note)
         if viewer and viewer.due():
             viewer.show(fit.moment(), job)
-        if trainer.step == cfg.n_steps:
-            fit.look(job)
+        if trainer.step == cfg.n_steps and (trouble := fit.watch.trouble(trainer)):
+            fit.go_back(trouble, job)

@@ -71,6 +71,8 @@ class Watch:
         """What is wrong with the SDF on the baked grid of that cell, as the end of a sentence; "" where all is well."""
         if not self.cfg.keep_every:
             return ""
+        if not math.isfinite(seen.lowest + seen.highest):
+            return "its SDF is no longer a number"
         if seen.lowest > cell:  # a wire that passes between the grid's points is within a cell of one of them
             return "the object vanished"
         return "everything in the hull became solid" if seen.highest < 0 else ""
