@@ -69,6 +69,9 @@ class SurfaceConfig:
     """Rays a step whose normal at the surface is compared with a neighbour's."""
     learning_rate: float = 1e-2
     """Of the hash grid, at its highest; the networks take a quarter of it."""
+    adam_eps: float = 1e-15
+    """Adam's epsilon: rows of the hash grid with smaller gradients move less. Instant-NGP's is 1e-15, so that rows that
+    are seldom hit still move."""
     bake_resolution: int = 96
     """Cells along the object's longest side of the baked SDF that places the samples, in the first half."""
     bake_resolution_late: int = 160
@@ -81,7 +84,7 @@ class SurfaceConfig:
     """Prior points a step."""
     first_point_reach: float = 0.1
     """Distance from the surface at which a prior point counts half, at the start, in edges of the unit cube."""
-    last_point_reach: float = 0.005
+    last_point_reach: float = 0.03
     """The same once all levels are open; higher trusts far prior points more, wrong ones among them."""
     seed: int = 0
     """Of all randomness in the fit."""
