@@ -28,7 +28,9 @@ from recon.surface.trainer import Trainer
 from recon.surface.watch import WatchConfig
 
 Scene = tuple[PosedCapture, ObjectRegion]
-QUICK = SurfaceConfig(n_steps=60, bake_every=10, checkpoint_s=0.0, **(SMALL | {"n_rays": 128}))
+FEW = {"n_rays": 64, "n_points": 64, "n_free": 64, "n_hidden": 64, "log2_rows": 12, "bake_resolution": 24,
+       "bake_resolution_late": 32}  # fmt: skip
+QUICK = SurfaceConfig(n_steps=60, bake_every=10, checkpoint_s=0.0, **(SMALL | FEW))
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +135,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int], spoiler) -> list[int
     made: list[int] = []
     losses = Trainer.losses
 
-    def spoilt(self, batch):
-        terms: Losses = losses(self, batch)
+    def spoilt(self, *drawn):
+        terms: Losses = losses(self, *drawn)
         made.append(self.step)
         if len(made) - 1 in steps:
             terms.colour = spoiler(terms.colour)
@@ -259,10 +261,10 @@ def test_samples_can_be_spread_evenly(scene, tmp_path, monkeypatch):
     lengths = []
     losses = Trainer.losses
 
-    def measured(self, batch):
+    def measured(self, batch, *others):
         section = batch.edges.diff(dim=1)
         lengths.append(float((section.max(1).values / section.mean(1)).median()))
-        return losses(self, batch)
+        return losses(self, batch, *others)
 
     monkeypatch.setattr(Trainer, "losses", measured)
     for placing in (Placing.even, Placing.baked):
