@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon.surface.config import SurfaceConfig
+from recon.surface.importance import RayDraw
 from recon.surface.pixels import PixelPool, UnitCameras
 from recon.surface.sampling import BakedSdf, sample_rays
 
@@ -19,6 +20,8 @@ class Data:
     """What a training step draws from, in the unit cube."""
 
     pool: PixelPool
+    pixel_size: float
+    """What a pixel covers at the object, in unit lengths."""
     cameras: UnitCameras
     planes: np.ndarray
     """The hull's half-spaces, (n_planes, 4)."""
@@ -42,6 +45,13 @@ class Batch:
 
     pixel_idx: np.ndarray
     """(n_rays,) into the pool."""
+    tile_idx: np.ndarray
+    """(n_rays,) into the pool's tiles."""
+    weight: Float[Tensor, " n_rays"]
+    """Of each ray in the loss, against its having been drawn more or less often."""
+    missed_idx: np.ndarray
+    """(n_missed,) pixels whose rays miss the hull; they are not rendered."""
+    missed_weight: np.ndarray
     view_idx: Tensor
     origin: Float[Tensor, "n_rays 3"]
     direction: Float[Tensor, "n_rays 3"]
@@ -57,13 +67,13 @@ LOOKED_THROUGH_MARGIN, LOOKED_THROUGH_REACH = 0.02, 0.6
 """How far in front of a prior point space is taken as empty, in edges of the unit cube."""
 
 
-def draw_batch(data: Data, cfg: SurfaceConfig, rng: np.random.Generator, baked: BakedSdf, inv_s: float) -> Batch:
+def draw_batch(
+    data: Data, rays: RayDraw, cfg: SurfaceConfig, rng: np.random.Generator, baked: BakedSdf, inv_s: float
+) -> Batch:
     """Draw rays through and beside the object, sections on them where the baked SDF puts the weights, and points."""
     pool, n_inner = data.pool, round(cfg.n_rays * cfg.object_share)
-    pixel_idx = rng.integers(pool.n_object, size=n_inner)
-    if pool.n_object < len(pool.label):
-        outer = rng.integers(pool.n_object, len(pool.label), size=cfg.n_rays - n_inner)
-        pixel_idx = np.concatenate([pixel_idx, outer])
+    n_outer = cfg.n_rays - n_inner if pool.n_object < len(pool.label) else 0
+    pixel_idx, tile_idx, weight = rays.draw(rng, n_inner, n_outer)
     view_idx = pool.view_idx[pixel_idx].astype(np.int64)
     rays_o, rays_d = data.cameras.rays(view_idx, pool.pixel[pixel_idx] + 0.5)
     jitter = rng.random((len(pixel_idx), cfg.n_samples + 1), dtype=np.float32)
@@ -80,6 +90,10 @@ def draw_batch(data: Data, cfg: SurfaceConfig, rng: np.random.Generator, baked: 
     ahead = LOOKED_THROUGH_MARGIN + (LOOKED_THROUGH_REACH - LOOKED_THROUGH_MARGIN) * ahead
     return Batch(
         pixel_idx[hit],
+        tile_idx[hit],
+        torch.from_numpy(weight[hit]),
+        pixel_idx[~hit],
+        weight[~hit],
         torch.from_numpy(view_idx[hit]),
         torch.from_numpy(rays_o[hit]),
         torch.from_numpy(rays_d[hit]),

@@ -17,7 +17,7 @@ from recon.surface.batch import Data
 from recon.surface.config import SurfaceConfig
 from recon.surface.field import Engine
 from recon.surface.free_space import towards_best_view
-from recon.surface.pixels import gather_pixels, unit_cameras
+from recon.surface.pixels import gather_pixels, pixel_size, unit_cameras
 from recon.surface.trainer import Trainer
 from recon.surface.visual_hull import hull_sdf, support_points
 from recon.transforms import Similarity
@@ -51,6 +51,8 @@ def fit_surface(
         trainer.warm_start(near, carved)
     train(trainer, baker, (region, unit_from_world), checkpoint, job)
     checkpoint.unlink(missing_ok=True)
+    job.notes["dbg_photo"] = np.round(trainer.photos.mean(), 4).tolist()
+    job.notes["dbg_z"] = np.round(trainer.photos.spreads_above(), 2).tolist()
     return SurfaceField(
         unit_from_world,
         asdict(cfg.field_config()),
@@ -99,7 +101,8 @@ def gather(
     normals = np.concatenate([prior.normals_world, below_normals])
     confidence = np.concatenate([prior.confidence, np.full(len(below), cfg.support_confidence)])
     return Data(
-        gather_pixels(posed, region, cfg.ring_share, cfg.max_side_px),
+        gather_pixels(posed, region, cfg.ring_share, cfg.pyramid.n_scales, cfg.max_pixels, cfg.seed),
+        pixel_size(posed, unit_from_world),
         unit_cameras(posed, unit_from_world),
         unit_planes(region, unit_from_world),
         torch.from_numpy(unit_from_world.apply(points)).float(),
@@ -123,6 +126,9 @@ def train(trainer: Trainer, baker: Baker, where: tuple[ObjectRegion, Similarity]
             baker.refresh(trainer.field, None if whole else 4.0)
             fresh = False
         trainer.train_step(baker)
+        if trainer.step % max(cfg.n_steps // 8, 1) == 0:
+            z = trainer.photos.spreads_above()
+            print("STEP", trainer.step, "scale", trainer.scale, "z", np.round(np.sort(z, 1)[:, -4:], 1).tolist(), z.argsort(1)[:, -4:].tolist(), flush=True)
         if trainer.step % 20 == 0:
             note = f"colour error {trainer.averages['colour']:.4f}"
             job.progress(trainer.step, cfg.n_steps, note)

@@ -13,9 +13,12 @@ from recon.surface.baking import Baker
 from recon.surface.batch import LOOKED_THROUGH_MARGIN, Batch, Data, draw_batch
 from recon.surface.config import SurfaceConfig
 from recon.surface.field import Engine, Field
+from recon.surface.importance import RayDraw
 from recon.surface.losses import Losses, eikonal, opacity_loss, point_loss
-from recon.surface.pixels import OBJECT, OUTSIDE
+from recon.surface.pixels import OBJECT, OUTSIDE, UNSURE
+from recon.surface.pyramid import blend_scales, scale_at
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
+from recon.surface.trust import PhotoErrors
 
 
 class Trainer:
@@ -36,6 +39,8 @@ class Trainer:
             fused=True,
         )
         self.first_inv_s = cfg.first_inv_s
+        self.rays = RayDraw(cfg.importance, data.pool.tiles)
+        self.photos = PhotoErrors(cfg.trust, n_views)
         self.averages: dict[str, float] = {}
         """Running means of the loss's terms."""
 
@@ -70,12 +75,16 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = cfg.learning_rate * group["scale"] * warm * decay
         opened = cfg.first_levels + (cfg.n_levels - cfg.first_levels) * done / cfg.open_share
-        self.field.open_levels(min(opened, cfg.n_levels))
+        n_open = min(opened, cfg.n_levels)
+        self.field.open_levels(n_open)
+        self.scale = scale_at(n_open, self.field.layout, self.data.pixel_size, cfg.pyramid)
+        doubting = done >= cfg.trust.from_share
+        self.trust = torch.from_numpy(self.photos.trust() if doubting else np.ones(len(self.log_gain))).float()
 
     def train_step(self, baker: Baker) -> None:
         """One step of the optimiser on one batch of rays and points."""
         self.schedule()
-        losses = self.losses(draw_batch(self.data, self.cfg, self.rng, baker.baked, self.inv_s()))
+        losses = self.losses(draw_batch(self.data, self.rays, self.cfg, self.rng, baker.baked, self.inv_s()))
         self.optimizer.zero_grad()
         losses.total(self.cfg.loss).backward()
         self.optimizer.step()
@@ -119,18 +128,35 @@ class Trainer:
         self, batch: Batch, weights: Float[Tensor, "n_rays n_samples"], colour: Float[Tensor, "n_rays n_samples 3"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The colour term (mean absolute difference on the object) and the mask term."""
-        pool = self.data.pool
-        label = torch.from_numpy(pool.label[batch.pixel_idx])
-        source = pool.blurred if self.step < self.cfg.blurred_share * self.cfg.n_steps else pool.rgb
-        target = torch.from_numpy(source[batch.pixel_idx]).float() / 255
+        pool, chosen = self.data.pool, batch.pixel_idx
+        label = torch.from_numpy(pool.label[chosen])
+        target = torch.from_numpy(blend_scales(pool.rgb[chosen], pool.coarse[chosen], self.scale))
         accumulated = weights.sum(1)
         gain = torch.exp(self.centred_gain()[batch.view_idx])
         # what is still transparent is filled with the photo: opacity is the masks' business alone, so that the
         # colour term cannot swell the shape to hide what lies behind
         rendered = gain * (weights[..., None] * colour).sum(1) + (1 - accumulated).detach()[:, None] * target
-        on = label == OBJECT
-        difference = (rendered - target).abs().mean(1)
-        return (difference * on).sum() / on.sum().clamp(min=1), opacity_loss(accumulated, on, label == OUTSIDE)
+        on, outside = label == OBJECT, label == OUTSIDE
+        difference = (rendered - target).abs().mean(1) * on
+        opacity = opacity_loss(accumulated, on, outside)
+        self.rays.observe(batch.tile_idx, (difference + self.cfg.loss.mask * opacity).detach().numpy(), self.step)
+        wrong = torch.where(on, 1 - accumulated, accumulated).detach() * (on | outside)
+        self.observe_photos(batch, difference.detach(), wrong, label)
+        counts = batch.weight * self.trust[batch.view_idx]
+        colour_term = (counts * difference).sum() / (counts * on).sum().clamp(min=1e-6)
+        return colour_term, (counts * opacity).sum() / counts.sum().clamp(min=1e-6)
+
+    def observe_photos(self, batch: Batch, difference: Tensor, wrong: Tensor, label: Tensor) -> None:
+        """Take in what each photo's rays miss by, those that do not even meet the hull with an opacity of 0."""
+        missed = self.data.pool.label[batch.missed_idx]
+        labels = np.concatenate([label.numpy(), missed])
+        none = np.zeros(len(missed), np.float32)
+        weight = np.concatenate([batch.weight.numpy(), batch.missed_weight])
+        self.photos.observe(
+            np.concatenate([batch.view_idx.numpy(), self.data.pool.view_idx[batch.missed_idx]]),
+            np.stack([np.append(difference.numpy(), none), np.append(wrong.numpy(), missed == OBJECT)]),
+            np.stack([weight * (labels == OBJECT), weight * (labels != UNSURE)]),
+        )
 
     def save(self, path: Path) -> None:
         """Write everything that `restore` needs, whole or not at all."""
@@ -141,6 +167,8 @@ class Trainer:
             "step": self.step,
             "averages": self.averages,
             "rng": self.rng.bit_generator.state,
+            "rays": self.rays.state(),
+            "photos": self.photos.state(),
         }
         torch.save(state, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
@@ -154,3 +182,5 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.averages = state["step"], state["averages"]
         self.rng.bit_generator.state = state["rng"]
+        self.rays.restore(state["rays"])
+        self.photos.restore(state["photos"])

@@ -1,0 +1,161 @@
+"""Which pixels a step draws: more of those with detail, near mask edges or with a large error, unbiased by weights.
+
+The pool's pixels lie in tiles. With r_t the relative density of tile t, its mean over all N pixels of a stratum (the
+object's, or those beside it) being 1,
+
+    r_t = (1 - sum_k s_k) + sum_k s_k min(v_kt / mean(v_k), c) / mean(min(v_k / mean(v_k), c)),
+
+a pixel of tile t is drawn with q = r_t / N instead of p = 1 / N, and weighs w = p / q = 1 / r_t in the loss. So
+E_q[w] = 1 and E_q[w f] = E_p[f] for every loss f: the draw changes the noise of the gradient, never what it aims at. v_1
+is the mean image gradient of the tile's pixels, v_2 how near they are to a mask's edge, v_3 the running mean of the loss
+of the rays drawn there; s_k are their shares. As sum_k s_k < 1, no weight exceeds 1 / (1 - sum_k s_k).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64, UInt8
+
+TILES_ACROSS = 150
+"""Tiles along a photo's longer side: 8 px of a photo of 1,200."""
+TILES_PER_ERROR = 4
+"""Tiles along an edge of the larger ones that running errors are kept for: a fit looks at each some hundred times."""
+REFRESH_EVERY, FORGET, PRIOR_RAYS = 50, 0.7, 4.0
+"""Steps between two looks at the errors, what of older ones is kept then, and for how many rays the mean error counts."""
+
+
+@dataclass(frozen=True)
+class ImportanceConfig:
+    """Where rays are drawn more often than evenly; the loss stays the same by weights."""
+
+    gradient_share: float = 0.2
+    """Share of the rays drawn in proportion to the photos' gradients; 0: none. More look at detail, fewer at plain
+    surfaces, whose rays then weigh more."""
+    edge_share: float = 0.1
+    """Share drawn near the masks' edges, most of all on thin parts; 0: none."""
+    error_share: float = 0.2
+    """Share drawn in proportion to the current error; 0: none."""
+    largest_ratio: float = 8.0
+    """A tile's gradient, edge or error counts as at most this many times the mean, so that a few tiles cannot take
+    all rays."""
+
+    def __post_init__(self) -> None:
+        shares = (self.gradient_share, self.edge_share, self.error_share)
+        if min(shares) < 0 or sum(shares) > 0.9:
+            raise ValueError("importance shares must not be negative, nor add up to more than 0.9")
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Pieces of the photos whose pixels lie one behind the other in the pool; the object's tiles come first."""
+
+    start: Int64[np.ndarray, " n_borders"]
+    """Tile t holds the pool's pixels start[t] to start[t + 1]; one more than there are tiles."""
+    n_object: int
+    """The first n_object tiles are the object's, the others lie beside it."""
+    detail: Float32[np.ndarray, " n_tiles"]
+    """Mean gradient of the tile's pixels."""
+    edge: Float32[np.ndarray, " n_tiles"]
+    """Their mean nearness to a mask's edge, 0..1."""
+    error_idx: Int32[np.ndarray, " n_tiles"]
+    """The larger tile whose running error counts for this one."""
+
+
+def tile_size_px(width_px: int, height_px: int) -> int:
+    return max(round(max(width_px, height_px) / TILES_ACROSS), 2)
+
+
+def gradient_size(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
+    """Length of the brightness gradient over two pixels, which noise moves less than that over one."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.0)
+    return np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+
+
+def edge_nearness(on: Bool[np.ndarray, "h w"], reach_px: int) -> Float32[np.ndarray, "h w"]:
+    """Share of the square of 2 reach_px + 1 around each pixel that the mask gives to the other side, 0..1.
+
+    About a half at a straight edge, 0 further off than the reach, nearly 1 on a part much thinner than the reach.
+    """
+    share = cv2.blur(on.astype(np.float32), (2 * reach_px + 1, 2 * reach_px + 1), borderType=cv2.BORDER_REPLICATE)
+    return np.where(on, 1 - share, share).astype(np.float32)
+
+
+def density(
+    terms: list[tuple[float, Float[np.ndarray, " n_tiles"]]], n_pixels: Int64[np.ndarray, " n_tiles"], largest: float
+) -> Float64[np.ndarray, " n_tiles"]:
+    """r_t of the module's formula, from each term's share s_k and values v_k; its mean over pixels is 1."""
+    ratio = np.ones(len(n_pixels))
+    n = max(int(n_pixels.sum()), 1)
+    for share, value in terms:
+        mean = float(value @ n_pixels) / n
+        if mean <= 0:  # no photo has any gradient, or no error is known yet
+            continue
+        capped = np.minimum(value / mean, largest)
+        ratio += share * (capped / (capped @ n_pixels / n) - 1)
+    return ratio
+
+
+class RayDraw:
+    """Draws pixels tile by tile, and keeps the tiles' running errors."""
+
+    def __init__(self, cfg: ImportanceConfig, tiles: Tiles) -> None:
+        self.cfg, self.tiles = cfg, tiles
+        self.n_pixels = np.diff(tiles.start)
+        n_errors = int(tiles.error_idx.max()) + 1
+        self.error_sum, self.n_seen = np.zeros(n_errors), np.zeros(n_errors)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Bring the density up to the errors seen so far."""
+        cfg, tiles = self.cfg, self.tiles
+        self.ratio = np.ones(len(self.n_pixels))
+        for part in (slice(0, tiles.n_object), slice(tiles.n_object, len(self.n_pixels))):
+            seen, total = self.n_seen[tiles.error_idx[part]], self.error_sum[tiles.error_idx[part]]
+            mean = total.sum() / max(seen.sum(), 1e-9)
+            terms = [
+                (cfg.gradient_share, tiles.detail[part]),
+                (cfg.edge_share, tiles.edge[part]),
+                (cfg.error_share, (total + PRIOR_RAYS * mean) / (seen + PRIOR_RAYS)),
+            ]
+            self.ratio[part] = density(terms, self.n_pixels[part], cfg.largest_ratio)
+        self.below = np.concatenate([[0.0], np.cumsum(self.ratio * self.n_pixels)])
+        self.error_sum *= FORGET
+        self.n_seen *= FORGET
+
+    def draw(
+        self, rng: np.random.Generator, n_object: int, n_beside: int
+    ) -> tuple[Int64[np.ndarray, " n_rays"], Int64[np.ndarray, " n_rays"], Float32[np.ndarray, " n_rays"]]:
+        """Pool pixels of n_object rays through the object and n_beside beside it, their tiles and their weights.
+
+        Each stratum's cumulative density is cut into as many equal parts as it gets rays, one ray in each: the batch
+        is spread over the photos and over each photo evenly. One random number places a ray in its tile too.
+        """
+        middle = self.below[self.tiles.n_object]
+        object_part = (np.arange(n_object) + rng.random(n_object)) / max(n_object, 1) * middle
+        beside = (np.arange(n_beside) + rng.random(n_beside)) / max(n_beside, 1) * (self.below[-1] - middle)
+        reached = np.concatenate([object_part, middle + beside])
+        tile = np.searchsorted(self.below, reached, side="right") - 1
+        tile = np.minimum(tile, len(self.ratio) - 1)
+        within = ((reached - self.below[tile]) / self.ratio[tile]).astype(np.int64)
+        pixel = self.tiles.start[tile] + np.minimum(within, self.n_pixels[tile] - 1)
+        return pixel, tile, (1 / self.ratio[tile]).astype(np.float32)
+
+    def observe(self, tile: Int64[np.ndarray, " n"], error: Float[np.ndarray, " n"], step: int) -> None:
+        """Take in the errors of a step's rays, and now and then bring the density up to them."""
+        index = self.tiles.error_idx[tile]
+        self.error_sum += np.bincount(index, error, len(self.error_sum))
+        self.n_seen += np.bincount(index, minlength=len(self.n_seen))
+        if step % REFRESH_EVERY == REFRESH_EVERY - 1:
+            self.refresh()
+
+    def state(self) -> dict[str, Any]:
+        return {"error_sum": self.error_sum, "n_seen": self.n_seen, "ratio": self.ratio, "below": self.below}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)

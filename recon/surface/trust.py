@@ -1,0 +1,87 @@
+"""Photos that disagree with all others: the object was moved, the pose is wrong, or the mask is.
+
+What a photo's rays miss by, in colour (its gain taken out) and in opacity against its mask, is averaged over the last few
+hundred steps. With m the median of such an error over the photos and d = max(1.4826 MAD, f m) its spread (f: a floor, as
+photos that agree very well must not make the next one suspect), a photo lies z = (e - m) / d spreads above the others.
+It counts by
+
+    trust = 1 / (1 + (max(z - z0, 0) / z0)^2),
+
+z being the larger of its two terms: 1 up to z0, a half at 2 z0, and less with the square beyond.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+FORGET = 0.995
+"""What of the errors is kept from one step to the next: a memory of about 200 steps."""
+TERMS = ("colours", "outline")
+
+
+@dataclass(frozen=True)
+class TrustConfig:
+    """When a photo counts for less than the others."""
+
+    tolerance: float = 4.0
+    """Spreads above the median error from which a photo loses weight; 0: all photos count alike. Raising it tolerates
+    more."""
+    least_spread: float = 0.3
+    """The spread is taken as at least this share of the median error."""
+    from_share: float = 0.25
+    """Share of the steps after which photos lose weight: before, errors tell more of the fit than of the photos."""
+    named_below: float = 0.5
+    """Photos that count for less than this at the end are named to the user."""
+
+
+class PhotoErrors:
+    """The photos' running errors and what follows for their weights."""
+
+    def __init__(self, cfg: TrustConfig, n_views: int) -> None:
+        self.cfg = cfg
+        self.total, self.seen = np.zeros((2, n_views)), np.zeros((2, n_views))
+
+    def observe(
+        self,
+        view_idx: Int64[np.ndarray, " n_rays"],
+        errors: Float[np.ndarray, "2 n_rays"],
+        weights: Float[np.ndarray, "2 n_rays"],
+    ) -> None:
+        """Take in a step's rays: their errors in colour and opacity, and what each counts (0: not at all)."""
+        n_views = self.total.shape[1]
+        for k in range(2):
+            self.total[k] = FORGET * self.total[k] + np.bincount(view_idx, errors[k] * weights[k], n_views)
+            self.seen[k] = FORGET * self.seen[k] + np.bincount(view_idx, weights[k], n_views)
+
+    def mean(self) -> Float[np.ndarray, "2 n_views"]:
+        """Mean error of each photo in colour and opacity; NaN where no ray was drawn yet."""
+        return np.where(self.seen > 0, self.total / np.maximum(self.seen, 1e-9), np.nan)
+
+    def spreads_above(self) -> Float[np.ndarray, "2 n_views"]:
+        """z of the module's formula; 0 where no ray was drawn yet."""
+        mean = self.mean()
+        known = [row[~np.isnan(row)] for row in mean]
+        z = np.zeros_like(mean)
+        for k, row in enumerate(known):
+            if len(row):
+                median = np.median(row)
+                spread = max(1.4826 * np.median(np.abs(row - median)), self.cfg.least_spread * median, 1e-6)
+                z[k] = np.nan_to_num((mean[k] - median) / spread)
+        return z
+
+    def trust(self) -> Float[np.ndarray, " n_views"]:
+        """How much each photo counts, 0..1."""
+        if self.cfg.tolerance <= 0:
+            return np.ones(self.total.shape[1])
+        beyond = np.maximum(self.spreads_above().max(0) - self.cfg.tolerance, 0) / self.cfg.tolerance
+        return 1 / (1 + beyond**2)
+
+    def state(self) -> dict[str, Any]:
+        return {"total": self.total, "seen": self.seen}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.total, self.seen = state["total"], state["seen"]
