@@ -19,6 +19,7 @@ from recon.surface.field import Engine
 from recon.surface.free_space import towards_best_view
 from recon.surface.pixels import gather_pixels, pixel_size, unit_cameras
 from recon.surface.trainer import Trainer
+from recon.surface.trust import doubted, sentence_about
 from recon.surface.visual_hull import hull_sdf, support_points
 from recon.transforms import Similarity
 
@@ -51,8 +52,7 @@ def fit_surface(
         trainer.warm_start(near, carved)
     train(trainer, baker, (region, unit_from_world), checkpoint, job)
     checkpoint.unlink(missing_ok=True)
-    job.notes["dbg_photo"] = np.round(trainer.photos.mean(), 4).tolist()
-    job.notes["dbg_z"] = np.round(trainer.photos.spreads_above(), 2).tolist()
+    report(trainer, [view.name for view in posed.views], job)
     return SurfaceField(
         unit_from_world,
         asdict(cfg.field_config()),
@@ -61,6 +61,21 @@ def fit_surface(
         np.exp(trainer.centred_gain().detach().double().numpy()),
         {k: round(v, 5) for k, v in trainer.averages.items()} | {"n_steps": cfg.n_steps},
     )
+
+
+def report(trainer: Trainer, names: list[str], job: Job) -> None:
+    """Note what became of the rays, and name photos that disagree with all others."""
+    found = doubted(trainer.photos, names)
+    ratio = trainer.rays.ratio
+    job.notes |= {
+        "pixel_size": round(trainer.data.pixel_size, 6),
+        "importance_weights": [round(float(w), 3) for w in (1 / ratio.max(), 1 / ratio.min())],
+        "photo_error_medians": [round(float(m), 5) for m in np.nanmedian(trainer.photos.mean(), 1)],
+        "doubted_photos": found,
+    }
+    job.notes["dbg_z"] = np.round(trainer.photos.spreads_above(), 2).tolist()
+    if found:
+        job.warn(sentence_about(found, len(names)))
 
 
 def blunt_start(baker: Baker, hull: np.ndarray, data: Data, cfg: SurfaceConfig) -> float:

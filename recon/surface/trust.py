@@ -20,7 +20,6 @@ from jaxtyping import Float, Int64
 
 FORGET = 0.995
 """What of the errors is kept from one step to the next: a memory of about 200 steps."""
-TERMS = ("colours", "outline")
 
 
 @dataclass(frozen=True)
@@ -85,3 +84,21 @@ class PhotoErrors:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.total, self.seen = state["total"], state["seen"]
+
+
+def doubted(photos: PhotoErrors, names: list[str]) -> dict[str, float]:
+    """The photos that count for little, by name, and how much each counts."""
+    trust = photos.trust()
+    chosen = np.flatnonzero(trust < photos.cfg.named_below)
+    return {names[i]: round(float(trust[i]), 3) for i in chosen}
+
+
+def sentence_about(found: dict[str, float], n_photos: int) -> str:
+    """What to tell the user about doubted photos."""
+    listed = ", ".join(found)
+    one = len(found) == 1
+    return (
+        f"{'Photo' if one else 'Photos'} {listed} {'disagrees' if one else 'disagree'} with the other "
+        f"{n_photos - len(found)} about the object's shape or colours and counted for little: leave {'it' if one else 'them'} out, or "
+        f"take {'it' if one else 'them'} again if the object or the camera moved."
+    )
