@@ -143,7 +143,16 @@ def train(trainer: Trainer, baker: Baker, where: tuple[ObjectRegion, Similarity]
         trainer.train_step(baker)
         if trainer.step % max(cfg.n_steps // 8, 1) == 0:
             z = trainer.photos.spreads_above()
-            print("STEP", trainer.step, "scale", trainer.scale, "z", np.round(np.sort(z, 1)[:, -4:], 1).tolist(), z.argsort(1)[:, -4:].tolist(), flush=True)
+            print(
+                "STEP",
+                trainer.step,
+                "scale",
+                trainer.scale,
+                "z",
+                np.round(np.sort(z, 1)[:, -4:], 1).tolist(),
+                z.argsort(1)[:, -4:].tolist(),
+                flush=True,
+            )
         if trainer.step % 20 == 0:
             note = f"colour error {trainer.averages['colour']:.4f}"
             job.progress(trainer.step, cfg.n_steps, note)

@@ -6,9 +6,9 @@ object's, or those beside it) being 1,
     r_t = (1 - sum_k s_k) + sum_k s_k min(v_kt / mean(v_k), c) / mean(min(v_k / mean(v_k), c)),
 
 a pixel of tile t is drawn with q = r_t / N instead of p = 1 / N, and weighs w = p / q = 1 / r_t in the loss. So
-E_q[w] = 1 and E_q[w f] = E_p[f] for every loss f: the draw changes the noise of the gradient, never what it aims at. v_1
-is the mean image gradient of the tile's pixels, v_2 how near they are to a mask's edge, v_3 the running mean of the loss
-of the rays drawn there; s_k are their shares. As sum_k s_k < 1, no weight exceeds 1 / (1 - sum_k s_k).
+E_q[w] = 1 and E_q[w f] = E_p[f] for every loss f: the draw changes the noise of the gradient, never what it aims at.
+v_1 is the mean image gradient of the tile's pixels, v_2 how near they are to a mask's edge, v_3 the running mean of the
+loss of the rays drawn there; s_k are their shares. As sum_k s_k < 1, no weight exceeds 1 / (1 - sum_k s_k).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TILES_ACROSS = 150
 TILES_PER_ERROR = 4
 """Tiles along an edge of the larger ones that running errors are kept for: a fit looks at each some hundred times."""
 REFRESH_EVERY, FORGET, PRIOR_RAYS = 50, 0.7, 4.0
-"""Steps between two looks at the errors, what of older ones is kept then, and for how many rays the mean error counts."""
+"""Steps between two looks at the errors, what is kept of older ones then, for how many rays the mean error counts."""
 
 
 @dataclass(frozen=True)

@@ -111,14 +111,19 @@ class Crop:
         rows, columns = rows[order], columns[order]
         tile, start, n_in_tile = np.unique(tile[order], return_index=True, return_counts=True)
         larger = tile // across // TILES_PER_ERROR * across + tile % across // TILES_PER_ERROR
-        mean = [np.add.reduceat(x[rows, columns], start) / n_in_tile if len(start) else start for x in (self.detail, self.edge)]
+        # reduceat wants at least one piece
+        detail, edge = (
+            np.add.reduceat(x[rows, columns], start) / n_in_tile if len(start) else np.zeros(0)
+            for x in (self.detail, self.edge)
+        )
         return Piece(
             (np.stack([columns, rows], 1) + self.corner).astype(np.int16),
             self.rgb[rows, columns],
             self.coarse[rows, columns],
             self.label[rows, columns],
             n_in_tile,
-            *mean,
+            detail,
+            edge,
             np.unique(larger, return_inverse=True)[1],
         )
 
@@ -170,7 +175,9 @@ def join(inner: list[tuple[int, Piece]], outer: list[tuple[int, Piece]]) -> Pixe
         n_object=sum(len(p.n_in_tile) for _, p in inner),
         detail=np.concatenate([p.detail for p in pieces]).astype(np.float32),
         edge=np.concatenate([p.edge for p in pieces]).astype(np.float32),
-        error_idx=np.concatenate([p.error_idx + k for p, k in zip(pieces, first_error[:-1], strict=True)]).astype(np.int32),
+        error_idx=np.concatenate([p.error_idx + k for p, k in zip(pieces, first_error[:-1], strict=True)]).astype(
+            np.int32
+        ),
     )
     return PixelPool(
         view_idx=np.concatenate([np.full(len(p.label), i, np.int16) for i, p in inner + outer]),

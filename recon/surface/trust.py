@@ -1,8 +1,8 @@
 """Photos that disagree with all others: the object was moved, the pose is wrong, or the mask is.
 
-What a photo's rays miss by, in colour (its gain taken out) and in opacity against its mask, is averaged over the last few
-hundred steps. With m the median of such an error over the photos and d = max(1.4826 MAD, f m) its spread (f: a floor, as
-photos that agree very well must not make the next one suspect), a photo lies z = (e - m) / d spreads above the others.
+What a photo's rays miss by, in colour (its gain taken out) and in opacity against its mask, is averaged over the last
+few hundred steps. With m the median of such an error over the photos and d = max(1.4826 MAD, f m) its spread (f: a
+floor, as photos that agree very well must not make the next one suspect), a photo lies z = (e - m) / d spreads above the rest.
 It counts by
 
     trust = 1 / (1 + (max(z - z0, 0) / z0)^2),
@@ -95,10 +95,13 @@ def doubted(photos: PhotoErrors, names: list[str]) -> dict[str, float]:
 
 def sentence_about(found: dict[str, float], n_photos: int) -> str:
     """What to tell the user about doubted photos."""
-    listed = ", ".join(found)
-    one = len(found) == 1
+    listed, rest = ", ".join(found), n_photos - len(found)
+    if len(found) == 1:
+        return (
+            f"Photo {listed} disagrees with the other {rest} about the object's shape or colours and counted for "
+            "little: leave it out, or take it again if the object or the camera moved."
+        )
     return (
-        f"{'Photo' if one else 'Photos'} {listed} {'disagrees' if one else 'disagree'} with the other "
-        f"{n_photos - len(found)} about the object's shape or colours and counted for little: leave {'it' if one else 'them'} out, or "
-        f"take {'it' if one else 'them'} again if the object or the camera moved."
+        f"Photos {listed} disagree with the other {rest} about the object's shape or colours and counted for little: "
+        "leave them out, or take them again if the object or the camera moved."
     )
