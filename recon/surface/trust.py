@@ -2,8 +2,8 @@
 
 What a photo's rays miss by, in colour (its gain taken out) and in opacity against its mask, is averaged over the last
 few hundred steps. With m the median of such an error over the photos and d = max(1.4826 MAD, f m) its spread (f: a
-floor, as photos that agree very well must not make the next one suspect), a photo lies z = (e - m) / d spreads above the rest.
-It counts by
+floor, as photos that agree very well must not make the next one suspect), a photo lies z = (e - m) / d spreads above
+the others. It counts by
 
     trust = 1 / (1 + (max(z - z0, 0) / z0)^2),
 
