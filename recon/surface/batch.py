@@ -45,13 +45,13 @@ class Batch:
 
     pixel_idx: np.ndarray
     """(n_rays,) into the pool."""
-    tile_idx: np.ndarray
-    """(n_rays,) into the pool's tiles."""
+    tile_idx: Tensor
+    """Into the pool's tiles."""
     weight: Float[Tensor, " n_rays"]
     """Of each ray in the loss, against its having been drawn more or less often."""
     missed_idx: np.ndarray
     """(n_missed,) pixels whose rays miss the hull; they are not rendered."""
-    missed_weight: np.ndarray
+    missed_weight: Float[Tensor, " n_missed"]
     view_idx: Tensor
     origin: Float[Tensor, "n_rays 3"]
     direction: Float[Tensor, "n_rays 3"]
@@ -90,10 +90,10 @@ def draw_batch(
     ahead = LOOKED_THROUGH_MARGIN + (LOOKED_THROUGH_REACH - LOOKED_THROUGH_MARGIN) * ahead
     return Batch(
         pixel_idx[hit],
-        tile_idx[hit],
+        torch.from_numpy(tile_idx[hit]),
         torch.from_numpy(weight[hit]),
         pixel_idx[~hit],
-        weight[~hit],
+        torch.from_numpy(weight[~hit]),
         torch.from_numpy(view_idx[hit]),
         torch.from_numpy(rays_o[hit]),
         torch.from_numpy(rays_d[hit]),

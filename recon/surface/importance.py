@@ -18,7 +18,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64, UInt8
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64, UInt8
+from torch import Tensor
 
 TILES_ACROSS = 150
 """Tiles along a photo's longer side: 8 px of a photo of 1,200."""
@@ -103,19 +105,21 @@ def density(
 class RayDraw:
     """Draws pixels tile by tile, and keeps the tiles' running errors."""
 
-    def __init__(self, cfg: ImportanceConfig, tiles: Tiles) -> None:
+    def __init__(self, cfg: ImportanceConfig, tiles: Tiles, device: torch.device) -> None:
         self.cfg, self.tiles = cfg, tiles
         self.n_pixels = np.diff(tiles.start)
+        self.error_idx = torch.from_numpy(tiles.error_idx).to(device)
         n_errors = int(tiles.error_idx.max()) + 1
-        self.error_sum, self.n_seen = np.zeros(n_errors), np.zeros(n_errors)
+        # kept where the training runs, so that a step need not wait for its errors
+        self.errors = torch.zeros(2, n_errors, dtype=torch.float64, device=device)
         self.refresh()
 
     def refresh(self) -> None:
         """Bring the density up to the errors seen so far."""
-        cfg, tiles = self.cfg, self.tiles
+        cfg, tiles, errors = self.cfg, self.tiles, self.errors.cpu().numpy()
         self.ratio = np.ones(len(self.n_pixels))
         for part in (slice(0, tiles.n_object), slice(tiles.n_object, len(self.n_pixels))):
-            seen, total = self.n_seen[tiles.error_idx[part]], self.error_sum[tiles.error_idx[part]]
+            total, seen = errors[:, tiles.error_idx[part]]
             mean = total.sum() / max(seen.sum(), 1e-9)
             terms = [
                 (cfg.gradient_share, tiles.detail[part]),
@@ -124,8 +128,7 @@ class RayDraw:
             ]
             self.ratio[part] = density(terms, self.n_pixels[part], cfg.largest_ratio)
         self.below = np.concatenate([[0.0], np.cumsum(self.ratio * self.n_pixels)])
-        self.error_sum *= FORGET
-        self.n_seen *= FORGET
+        self.errors *= FORGET
 
     def draw(
         self, rng: np.random.Generator, n_object: int, n_beside: int
@@ -145,17 +148,16 @@ class RayDraw:
         pixel = self.tiles.start[tile] + np.minimum(within, self.n_pixels[tile] - 1)
         return pixel, tile, (1 / self.ratio[tile]).astype(np.float32)
 
-    def observe(self, tile: Int64[np.ndarray, " n"], error: Float[np.ndarray, " n"], step: int) -> None:
+    def observe(self, tile_idx: Int[Tensor, " n"], error: Float[Tensor, " n"], step: int) -> None:
         """Take in the errors of a step's rays, and now and then bring the density up to them."""
-        index = self.tiles.error_idx[tile]
-        self.error_sum += np.bincount(index, error, len(self.error_sum))
-        self.n_seen += np.bincount(index, minlength=len(self.n_seen))
+        seen = torch.stack([error, torch.ones_like(error)]).double()
+        self.errors.index_add_(1, self.error_idx[tile_idx], seen)
         if step % REFRESH_EVERY == REFRESH_EVERY - 1:
             self.refresh()
 
     def state(self) -> dict[str, Any]:
-        return {"error_sum": self.error_sum, "n_seen": self.n_seen, "ratio": self.ratio, "below": self.below}
+        return {"errors": self.errors, "ratio": self.ratio, "below": self.below}
 
     def restore(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        self.errors.copy_(state["errors"])
+        self.ratio, self.below = state["ratio"], state["below"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from recon.surface.baking import Baker
@@ -18,7 +18,7 @@ from recon.surface.losses import Losses, eikonal, opacity_loss, point_loss
 from recon.surface.pixels import OBJECT, OUTSIDE, UNSURE
 from recon.surface.pyramid import blend_scales, scale_at
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
-from recon.surface.trust import PhotoErrors
+from recon.surface.trust import WEIGH_EVERY, PhotoErrors
 
 
 class Trainer:
@@ -39,8 +39,8 @@ class Trainer:
             fused=True,
         )
         self.first_inv_s = cfg.first_inv_s
-        self.rays = RayDraw(cfg.importance, data.pool.tiles)
-        self.photos = PhotoErrors(cfg.trust, n_views)
+        self.rays = RayDraw(cfg.importance, data.pool.tiles, self.log_gain.device)
+        self.photos = PhotoErrors(cfg.trust, n_views, self.log_gain.device)
         self.averages: dict[str, float] = {}
         """Running means of the loss's terms."""
 
@@ -78,8 +78,8 @@ class Trainer:
         n_open = min(opened, cfg.n_levels)
         self.field.open_levels(n_open)
         self.scale = scale_at(n_open, self.field.layout, self.data.pixel_size, cfg.pyramid)
-        doubting = done >= cfg.trust.from_share
-        self.trust = torch.from_numpy(self.photos.trust() if doubting else np.ones(len(self.log_gain))).float()
+        if done >= cfg.trust.from_share and self.step % WEIGH_EVERY == 0:
+            self.photos.weigh()
 
     def train_step(self, baker: Baker) -> None:
         """One step of the optimiser on one batch of rays and points."""
@@ -139,23 +139,22 @@ class Trainer:
         on, outside = label == OBJECT, label == OUTSIDE
         difference = (rendered - target).abs().mean(1) * on
         opacity = opacity_loss(accumulated, on, outside)
-        self.rays.observe(batch.tile_idx, (difference + self.cfg.loss.mask * opacity).detach().numpy(), self.step)
-        wrong = torch.where(on, 1 - accumulated, accumulated).detach() * (on | outside)
-        self.observe_photos(batch, difference.detach(), wrong, label)
-        counts = batch.weight * self.trust[batch.view_idx]
+        self.rays.observe(batch.tile_idx, (difference + self.cfg.loss.mask * opacity).detach(), self.step)
+        self.observe_photos(batch, torch.stack([difference, (on.float() - accumulated).abs()]).detach(), label)
+        counts = batch.weight * self.photos.counts[batch.view_idx]
         colour_term = (counts * difference).sum() / (counts * on).sum().clamp(min=1e-6)
         return colour_term, (counts * opacity).sum() / counts.sum().clamp(min=1e-6)
 
-    def observe_photos(self, batch: Batch, difference: Tensor, wrong: Tensor, label: Tensor) -> None:
-        """Take in what each photo's rays miss by, those that do not even meet the hull with an opacity of 0."""
-        missed = self.data.pool.label[batch.missed_idx]
-        labels = np.concatenate([label.numpy(), missed])
-        none = np.zeros(len(missed), np.float32)
-        weight = np.concatenate([batch.weight.numpy(), batch.missed_weight])
+    def observe_photos(self, batch: Batch, errors: Float[Tensor, "2 n_rays"], label: Int[Tensor, " n_rays"]) -> None:
+        """Take in what each photo's rays miss by in colour and opacity; those that miss the hull have opacity 0."""
+        missed = torch.from_numpy(self.data.pool.label[batch.missed_idx])
+        # no colour is seen where the hull is missed
+        label_of = torch.stack([torch.cat([label, torch.full_like(missed, UNSURE)]), torch.cat([label, missed])])
+        weight = torch.cat([batch.weight, batch.missed_weight])
         self.photos.observe(
-            np.concatenate([batch.view_idx.numpy(), self.data.pool.view_idx[batch.missed_idx]]),
-            np.stack([np.append(difference.numpy(), none), np.append(wrong.numpy(), missed == OBJECT)]),
-            np.stack([weight * (labels == OBJECT), weight * (labels != UNSURE)]),
+            torch.cat([batch.view_idx, torch.from_numpy(self.data.pool.view_idx[batch.missed_idx].astype(np.int64))]),
+            torch.cat([errors, torch.stack([torch.zeros(len(missed)), (missed == OBJECT).float()])], 1),
+            weight * torch.stack([label_of[0] == OBJECT, label_of[1] != UNSURE]),
         )
 
     def save(self, path: Path) -> None:

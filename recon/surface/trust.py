@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
-FORGET = 0.995
-"""What of the errors is kept from one step to the next: a memory of about 200 steps."""
+FORGET, WEIGH_EVERY = 0.995, 50
+"""What of the errors is kept from one step to the next (a memory of 200 steps); steps between two new weights."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +42,28 @@ class TrustConfig:
 class PhotoErrors:
     """The photos' running errors and what follows for their weights."""
 
-    def __init__(self, cfg: TrustConfig, n_views: int) -> None:
+    def __init__(self, cfg: TrustConfig, n_views: int, device: torch.device) -> None:
         self.cfg = cfg
-        self.total, self.seen = np.zeros((2, n_views)), np.zeros((2, n_views))
+        # colour and opacity, each the sum of weighted errors and that of the weights
+        self.sums = torch.zeros(2, 2, n_views, dtype=torch.float64, device=device)
+        self.counts = torch.ones(n_views, device=device)
+        """How much each photo counts in the loss."""
 
     def observe(
-        self,
-        view_idx: Int64[np.ndarray, " n_rays"],
-        errors: Float[np.ndarray, "2 n_rays"],
-        weights: Float[np.ndarray, "2 n_rays"],
+        self, view_idx: Int[Tensor, " n_rays"], errors: Float[Tensor, "2 n_rays"], weights: Float[Tensor, "2 n_rays"]
     ) -> None:
         """Take in a step's rays: their errors in colour and opacity, and what each counts (0: not at all)."""
-        n_views = self.total.shape[1]
-        for k in range(2):
-            self.total[k] = FORGET * self.total[k] + np.bincount(view_idx, errors[k] * weights[k], n_views)
-            self.seen[k] = FORGET * self.seen[k] + np.bincount(view_idx, weights[k], n_views)
+        self.sums *= FORGET
+        self.sums.index_add_(2, view_idx, torch.stack([errors * weights, weights], 1).double())
+
+    def weigh(self) -> None:
+        """Bring the photos' weights up to the errors seen so far."""
+        self.counts = torch.from_numpy(self.trust()).to(self.counts)
 
     def mean(self) -> Float[np.ndarray, "2 n_views"]:
         """Mean error of each photo in colour and opacity; NaN where no ray was drawn yet."""
-        return np.where(self.seen > 0, self.total / np.maximum(self.seen, 1e-9), np.nan)
+        total, seen = self.sums.cpu().numpy().swapaxes(0, 1)
+        return np.where(seen > 0, total / np.maximum(seen, 1e-9), np.nan)
 
     def spreads_above(self) -> Float[np.ndarray, "2 n_views"]:
         """z of the module's formula; 0 where no ray was drawn yet."""
@@ -75,15 +80,16 @@ class PhotoErrors:
     def trust(self) -> Float[np.ndarray, " n_views"]:
         """How much each photo counts, 0..1."""
         if self.cfg.tolerance <= 0:
-            return np.ones(self.total.shape[1])
+            return np.ones(len(self.counts))
         beyond = np.maximum(self.spreads_above().max(0) - self.cfg.tolerance, 0) / self.cfg.tolerance
         return 1 / (1 + beyond**2)
 
     def state(self) -> dict[str, Any]:
-        return {"total": self.total, "seen": self.seen}
+        return {"sums": self.sums, "counts": self.counts}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.total, self.seen = state["total"], state["seen"]
+        self.sums.copy_(state["sums"])
+        self.counts.copy_(state["counts"])
 
 
 def doubted(photos: PhotoErrors, names: list[str]) -> dict[str, float]:
