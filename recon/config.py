@@ -35,6 +35,8 @@ class Config:
     """Where the asset goes; by default `assets_out/<capture name>` below the current folder."""
     workspace: str = ""
     """Where finished stages are kept, in a folder for each capture; by default `assets_out/.work`."""
+    view: bool = False
+    """Show the training of the surface live in a browser (needs `pip install viser`); it changes no result."""
     read: CaptureConfig = field(default_factory=CaptureConfig)
     """Reading photos or video frames."""
     poses: PosesConfig = field(default_factory=PosesConfig)

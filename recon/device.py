@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata, util
+from shutil import which
 
 import psutil
 
+from recon.errors import UserError
+
 TINYCUDANN_PAGE = "https://github.com/NVlabs/tiny-cuda-nn#pytorch-extension"
+TORCH_PAGE = "https://pytorch.org/get-started/locally/"
 NERFSTUDIO_PAGE = "https://docs.nerf.studio/quickstart/installation.html"
 
 
@@ -44,23 +48,52 @@ def package_version(distribution: str) -> str | None:
         return None
 
 
+def require_viewer() -> None:
+    """Raise UserError where the package that `view=true` needs is missing."""
+    if not has_package("viser"):
+        raise UserError("view=true needs the package viser: `pip install viser`, or leave view=true away.")
+
+
+def fastest_engine() -> str:
+    """The surface's engine that is likely the fastest here, by its name in `recon/surface/engine.py`.
+
+    tiny-cuda-nn before Triton is a belief: the two have not been timed against each other.
+    """
+    if gpu_name() is None:
+        return "cpu"
+    if has_package("tinycudann"):
+        return "tcnn"
+    return "triton" if has_package("triton") else "cpu"
+
+
+def ways_to_be_faster() -> list[str]:
+    """What to install or change here so that the surface is fitted faster, the most useful first; may be empty."""
+    if gpu_name() is not None:
+        missing = [] if has_package("triton") else ["pip install triton"]
+        return missing + ([] if has_package("tinycudann") else [f"tiny-cuda-nn, see {TINYCUDANN_PAGE}"])
+    if which("nvidia-smi"):
+        return [f"this torch does not see the NVIDIA GPU: install one built for CUDA, see {TORCH_PAGE}"]
+    return ["an NVIDIA GPU, or more cores"]
+
+
 def describe_machine() -> list[tuple[str, str]]:
-    """Rows (what, finding) for `recon doctor`, the last one saying what will be used."""
-    gpu = gpu_name()
+    """Rows (what, finding) for `recon doctor`, the last ones saying what will be used and what would be faster."""
+    gpu, engine = gpu_name(), fastest_engine()
     rows = [("python", f"{platform.python_version()} on {platform.platform(terse=True)}")]
     rows += [(name, package_version(name) or "missing") for name in ("torch", "numba", "pycolmap", "pymeshlab")]
     rows += [
         ("cores", str(n_cores())),
         ("memory", f"{memory_gb():.1f} GB, {psutil.virtual_memory().available / 1e9:.1f} GB free"),
         ("gpu", gpu or "none that torch can use"),
+        ("triton", package_version("triton") or "not installed; only for a GPU: pip install triton"),
         (
             "tiny-cuda-nn",
             "found" if has_package("tinycudann") else f"not installed; only for a GPU, see {TINYCUDANN_PAGE}",
         ),
         ("nerfstudio", "found" if has_package("nerfstudio") else f"not installed; optional, see {NERFSTUDIO_PAGE}"),
         ("video (av)", "found" if has_package("av") else "not installed; for videos: pip install av"),
+        ("viewer (viser)", "found" if has_package("viser") else "not installed; for view=true: pip install viser"),
     ]
-    used = f"the CPU engine on {n_cores()} cores"
-    if gpu is not None:
-        used += "; the GPU stays idle, as no engine for it is built in"
-    return [*rows, ("will be used", used)]
+    where = "the CPU" if gpu is None or engine == "cpu" else gpu
+    rows.append(("will be used", f"the engine {engine} on {where} for the surface; the CPU for all else"))
+    return [*rows, ("to be faster", "; ".join(ways_to_be_faster()) or "nothing is missing")]

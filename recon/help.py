@@ -69,7 +69,10 @@ def _default(value: ast.expr | None) -> str:
     if isinstance(value, ast.Attribute):
         return value.attr
     if isinstance(value, ast.Call):
-        inner = next((k.value for k in value.keywords if k.arg == "default_factory"), None)
+        given = {k.arg: k.value for k in value.keywords}
+        if "default" in given:
+            return _default(given["default"])
+        inner = given.get("default_factory")
         return ast.unparse(inner.body) if isinstance(inner, ast.Lambda) else "[]"
     return str(value.value) if isinstance(value, ast.Constant) else ast.unparse(value)
 

@@ -109,8 +109,8 @@ def capture_name(source: Path) -> str:
 
 
 def job_folder(overrides: list[str]) -> str:
-    """A folder name for one job of a sweep: its overrides without the paths; "" where nothing else was set."""
-    kept = [w for w in overrides if split_word(w.lstrip("+"))[0] not in PATH_KEYS]
+    """A folder name for one job of a sweep: its overrides without paths and view; "" where nothing else was set."""
+    kept = [w for w in overrides if split_word(w.lstrip("+"))[0] not in (*PATH_KEYS, "view")]
     text = ",".join(kept)
     name = re.sub(r"[^\w.=,+-]", "_", text)
     if name != text or len(name) > 120:

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from recon.config import Config
 from recon.data import read_json, write_json
+from recon.device import require_viewer
 from recon.errors import UserError
 from recon.failures import LOG_NAME
 from recon.options import capture_name
@@ -123,10 +124,12 @@ def run_capture(cfg: Config, places: Places, reporter: Reporter) -> dict[str, An
     Raises UserError for what the user can mend; anything else is a defect.
     """
     check_places(places)
+    if cfg.view:
+        require_viewer()
     from recon.pipeline import reconstruct
 
     with sole_writer(places.out):
-        workspace = Workspace(places.workspace, reporter)
+        workspace = Workspace(places.workspace, reporter, cfg.view)
         results = reconstruct(places.source, cfg, workspace)
         stats = {
             noun: getattr(getattr(results, noun), "stats", {})

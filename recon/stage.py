@@ -3,7 +3,7 @@
 A stage is a plain function `stage(*inputs, cfg, job) -> noun` marked by `@stage(...)`. Its key is a hash of its
 name, version, config and the keys of its inputs; a file or folder as input counts by its CONTENTS, and so do the files
 that a config names by its method `files()`. The result is written into `NN_name-KEY.partial` and renamed once when
-complete, so a finished folder is always whole.
+complete, so a finished folder is always whole. A config's field marked `NOT_IN_KEY` takes no part in the key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -30,6 +30,10 @@ from recon import __version__
 from recon.data import read_json, write_json
 
 Noun = TypeVar("Noun")
+
+NOT_IN_KEY = {"key": False}
+"""Metadata of a config's field that changes how a stage goes about its work but never what it makes (threads, times
+between checkpoints): `n_threads: int = field(default=0, metadata=NOT_IN_KEY)`."""
 
 
 class Reporter(Protocol):
@@ -67,6 +71,8 @@ class Job:
     notes: dict[str, Any] = field(default_factory=dict)
     """Free facts for stage.json and the report: the backend really used, counts, scores."""
     warnings: list[str] = field(default_factory=list)
+    view: bool = False
+    """Whether the user wants to look on while the stage works."""
 
     def progress(self, done: float, total: float, note: str = "") -> None:
         """Tell how much of the stage is done, in any unit."""
@@ -105,6 +111,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+
+
+def keyed(cfg: Any) -> Any:
+    """What counts of a config for its stage's key: `plain` without the fields marked `NOT_IN_KEY`, nested ones too."""
+    if not is_dataclass(cfg) or isinstance(cfg, type):
+        return plain(cfg)
+    return {f.name: keyed(getattr(cfg, f.name)) for f in fields(cfg) if f.metadata.get("key", True)}
 
 
 def file_keys(cfg: Any) -> list[str]:
@@ -167,6 +180,8 @@ class Workspace:
 
     root: Path
     reporter: Reporter = field(default_factory=Silent)
+    view: bool = False
+    """Handed on to every stage's job."""
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     """stage.json of every stage of this run, by stage name, in order."""
     _keys: dict[int, tuple[str, Any]] = field(default_factory=dict)
@@ -181,7 +196,7 @@ class Workspace:
         recipe = {
             "stage": name,
             "version": function.stage_version,  # type: ignore[attr-defined]
-            "config": plain(cfg),
+            "config": keyed(cfg),
             "inputs": [*(self._key_of(x) for x in inputs), *file_keys(cfg)],
         }
         key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
@@ -211,7 +226,7 @@ class Workspace:
         if partial.exists() and not function.stage_resumable:  # type: ignore[attr-defined]
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
-        job = Job(recipe["stage"], partial, self.reporter)
+        job = Job(recipe["stage"], partial, self.reporter, view=self.view)
         record: dict[str, Any] = {}
         with measured(record):
             result = function(*inputs, cfg, job)

@@ -3,6 +3,9 @@
     python scripts/benchmark.py asset examples/owl PATH/TO/mustard preset=standard    # the whole job
     python scripts/benchmark.py preprocess examples/owl PATH/TO/mustard               # cameras, masks, box and hull
     python scripts/benchmark.py poses examples/owl PATH/TO/fox                        # harder variants, and pycolmap
+    python scripts/benchmark.py surface PATH/TO/mustard preset=draft                  # the fit; cameras estimated
+    python scripts/benchmark.py ablation PATH/TO/mustard surface.n_steps=1500         # each technique taken away
+    python scripts/benchmark.py growth PATH/TO/many photos=24,96 megapixels=0.5,2     # more and larger photos, a plot
 
 A capture with gt/ (see scripts/make_capture.py) is compared with its truth; one without gets counts, time and memory.
 """
@@ -16,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import benchmark_surface as surface
 import numpy as np
 
 from pose.estimate import PosesConfig, estimate_poses
@@ -109,7 +113,14 @@ def refuse(options: list[str], what: str) -> None:
         raise SystemExit(f"benchmark.py {what} takes no options ({options[0]}): its rows are of the defaults.")
 
 
-TABLES = {"asset": (asset_rows, ASSET), "preprocess": (preprocess_rows, PREPROCESS), "poses": (poses_rows, POSES)}
+TABLES = {
+    "asset": (asset_rows, ASSET),
+    "preprocess": (preprocess_rows, PREPROCESS),
+    "poses": (poses_rows, POSES),
+    "surface": (surface.surface_rows, surface.SURFACE),
+    "ablation": (surface.ablation_rows, surface.SURFACE),
+    "growth": (surface.growth_rows, surface.GROWTH),
+}
 
 
 def main(words: list[str]) -> None:

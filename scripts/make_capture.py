@@ -3,6 +3,7 @@
 
     python scripts/make_capture.py --object owl --out examples/owl
     python scripts/make_capture.py --object teapot --preset tiny --out teapot
+    python scripts/make_capture.py --object owl --photos 192 --width 800 --spp 2 --out many  # for benchmark.py growth
 
 Writes images/, test/ and gt/ (mesh.ply, transforms.json, masks/, scene.json). The same options give the same capture.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a checkout too
@@ -24,12 +26,15 @@ def main() -> None:
     parser.add_argument(
         "--preset", choices=[s.name for s in Size], default="full", help="photo size and count, quality"
     )
+    parser.add_argument("--photos", type=int, help="how many photos, instead of the preset's")
+    parser.add_argument("--width", type=int, help="their width in pixels, instead of the preset's")
+    parser.add_argument("--spp", type=int, help="samples a pixel, instead of the preset's")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; its name becomes the scene's")
     parser.add_argument("--seed", type=int, default=0, help="of the walk, the room, the paint and the noise")
     args = parser.parse_args()
-    make_capture(
-        args.out, Subject[args.object], Size[args.preset].value, args.seed, lambda line: print(line, flush=True)
-    )
+    given = {"n_photos": args.photos, "width_px": args.width, "spp": args.spp}
+    preset = replace(Size[args.preset].value, **{k: v for k, v in given.items() if v is not None})
+    make_capture(args.out, Subject[args.object], preset, args.seed, lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

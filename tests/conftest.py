@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pytest
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,3 +27,15 @@ def checked_modules() -> list[str]:
 
 
 install_import_hook(checked_modules(), "shape_checks.check")
+
+
+@pytest.fixture(scope="session")
+def cuda() -> torch.device:
+    """The CUDA device. Without one a test is skipped, or fails under RECON_REQUIRE_CUDA=1."""
+    import torch
+
+    if not torch.cuda.is_available():
+        if os.environ.get("RECON_REQUIRE_CUDA") == "1":
+            pytest.fail("RECON_REQUIRE_CUDA=1, but torch finds no CUDA device")
+        pytest.skip("no CUDA device")
+    return torch.device("cuda")

@@ -25,7 +25,7 @@ SHARED = {
 }
 """A mesh is read off a surface field; a batch looks for captures by the file types that the first stage reads; the
 judges of poses and of boxes go by the rules of the stages that they judge."""
-LATE_ONLY = {"pycolmap", "pymeshlab", "av", "rawpy", "nerfstudio", "onnxruntime", "tinycudann"}
+LATE_ONLY = {"pycolmap", "pymeshlab", "av", "rawpy", "nerfstudio", "onnxruntime", "tinycudann", "viser"}
 """Slow to import or optional: allowed inside the functions that need them, never at the top of a module."""
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from recon.data import read_json, write_json
-from recon.stage import Job, Workspace, content_key, stage
+from recon.stage import NOT_IN_KEY, Job, Workspace, content_key, keyed, stage
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,38 @@ def test_a_raised_version_remakes_its_stage_and_what_follows(tmp_path: Path, sou
     run_three(tmp_path / "ws", source)
     _, recorder = run_three(tmp_path / "ws", source, version=2)
     assert recorder.reused == ["read"] and recorder.made == ["shout", "join"]
+
+
+@dataclass(frozen=True)
+class Pace:
+    slow: bool = False
+    n_threads: int = field(default=0, metadata=NOT_IN_KEY)
+
+
+@dataclass(frozen=True)
+class Manner:
+    ending: Ending = field(default_factory=Ending)
+    pace: Pace = field(default_factory=Pace)
+    look_on: Ending = field(default_factory=Ending, metadata=NOT_IN_KEY)
+
+
+@stage(result=Words, version=1)
+def whisper(words: Words, cfg: Manner, job: Job) -> Words:
+    return Words(words.text.lower() + str(cfg.pace.n_threads) + str(job.view))
+
+
+def test_what_never_changes_a_result_is_not_in_its_key(tmp_path: Path, source: Path) -> None:
+    usual = Manner()
+    assert keyed(usual) == {"ending": {"text": "!", "wait_s": 0.0}, "pace": {"slow": False}}
+    texts = []
+    for cfg, view in (
+        (usual, False),
+        (replace(usual, pace=Pace(n_threads=7), look_on=Ending("-")), True),
+        (replace(usual, pace=Pace(slow=True)), True),
+    ):
+        ws = Workspace(tmp_path / "ws", view=view)
+        texts.append(ws.run(whisper, ws.run(read, source, cfg=Ending()), cfg=cfg).text)
+    assert texts == ["hello!0False", "hello!0False", "hello!0True"]
 
 
 def test_contents_count_and_names_of_folders_do_not(tmp_path: Path, source: Path) -> None:

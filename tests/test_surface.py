@@ -12,15 +12,18 @@ from PIL import Image
 from recon.camera import Pinhole, View
 from recon.data import ObjectRegion, PosedCapture, PriorCloud, SupportPlane, SurfaceField
 from recon.stage import Job
+from recon.surface.baked import BakedSdf
 from recon.surface.config import SurfaceConfig
-from recon.surface.field import Engine, Field, FieldConfig
+from recon.surface.engine import Engine
+from recon.surface.field import Field, FieldConfig
 from recon.surface.fit import fit_surface
-from recon.surface.free_space import carve_looked_through, towards_best_view
+from recon.surface.free_space import carve_looked_through, towards_best_views
 from recon.surface.hashgrid import GridLayout, encode_reference
 from recon.surface.hashgrid_cpu import encode_cpu, features_cpu
 from recon.surface.query import load_sdf
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
-from recon.surface.sampling import BakedSdf, clip_to_planes, proposal_reference, sample_rays
+from recon.surface.sampling import clip_to_planes, sample_rays
+from recon.surface.sampling_reference import clip_rays, proposal, sample_rays_reference
 from recon.surface.trainer import Trainer
 from recon.surface.visual_hull import support_points
 from recon.transforms import Rigid
@@ -106,50 +109,56 @@ def test_leaving_rays_are_transparent_once_annealed():
 
 
 def sphere_bake(n: int = 48, radius: float = 0.3) -> BakedSdf:
-    baked = BakedSdf(np.zeros(3, np.float32), 1 / (n - 1), np.zeros((n, n, n), np.float32))
-    baked.values[:] = (np.linalg.norm(baked.points() - 0.5, axis=1) - radius).reshape(n, n, n)
+    baked = BakedSdf(torch.zeros(3), 1 / (n - 1), torch.zeros(n, n, n))
+    baked.values[:] = ((baked.points() - 0.5).norm(dim=1) - radius).reshape(n, n, n)
     return baked
 
 
-BOX = np.concatenate(
-    [np.concatenate([np.eye(3), -np.ones((3, 1))], 1), np.concatenate([-np.eye(3), np.zeros((3, 1))], 1)]
-).astype(np.float32)
+BOX = torch.cat([torch.cat([torch.eye(3), -torch.ones(3, 1)], 1), torch.cat([-torch.eye(3), torch.zeros(3, 1)], 1)])
+SAMPLERS = [sample_rays, sample_rays_reference]
 
 
-def test_samples_gather_at_the_surface_and_follow_the_reference_proposal():
-    baked, n = sphere_bake(), 256
-    rng = np.random.default_rng(0)
-    rays_o = np.tile(np.array([[0.5, 0.5, -1.0]], np.float32), (n, 1))
-    rays_d = np.tile(np.array([[0.0, 0.0, 1.0]], np.float32), (n, 1))
-    jitter = rng.random((n, 65), dtype=np.float32)
-    edges, hit = sample_rays(baked, rays_o, rays_d, BOX, 100.0, 64, jitter)
+def parallel_rays(n: int, height: float) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.tensor([[0.5, height, -1.0]]).repeat(n, 1), torch.tensor([[0.0, 0.0, 1.0]]).repeat(n, 1)
+
+
+@pytest.mark.parametrize("sample", SAMPLERS)
+def test_samples_gather_at_the_surface_and_follow_the_proposal(sample):
+    n = 256
+    jitter = torch.rand(n, 65, generator=torch.Generator().manual_seed(0))
+    edges, hit = sample(sphere_bake(), *parallel_rays(n, 0.5), BOX, 100.0, 64, jitter)
     assert hit.all()
-    assert (np.diff(edges, axis=1) >= 0).all()
+    assert (edges.diff(dim=1) >= 0).all()
     assert edges.min() >= 1.0 - 1e-5
     assert edges.max() <= 2.0 + 1e-5
-    t = np.linspace(1, 2, 129)
-    share = proposal_reference(np.abs(t - 1.5) - 0.3, 100.0)
-    expected, _ = np.histogram(t[:-1], bins=16, range=(1, 2), weights=share / share.sum())
-    found, _ = np.histogram(edges, bins=16, range=(1, 2))
+    t = torch.linspace(1, 2, 129)
+    share = proposal(((t - 1.5).abs() - 0.3)[None], 100.0)[0]
+    expected, _ = np.histogram(t[:-1].numpy(), bins=16, range=(1, 2), weights=(share / share.sum()).numpy())
+    found, _ = np.histogram(edges.numpy(), bins=16, range=(1, 2))
     # 16,640 stratified edges: sampling noise is below 0.01 a bin, a wrong inverse is far above
-    np.testing.assert_allclose(found / edges.size, expected, atol=0.015)
-    near_surface = np.abs(edges - 1.2) < 0.05
-    assert 0.7 < near_surface.mean() < 0.98
+    np.testing.assert_allclose(found / edges.numel(), expected, atol=0.015)
+    near_surface = (edges - 1.2).abs() < 0.05
+    assert 0.7 < near_surface.float().mean() < 0.98
 
 
-def test_grazing_rays_are_sampled_where_they_pass_nearest():
-    rays_o = np.array([[0.5, 0.83, -1.0]], np.float32).repeat(64, 0)  # passes the sphere at a distance of 0.03
-    rays_d = np.array([[0.0, 0.0, 1.0]], np.float32).repeat(64, 0)
-    jitter = np.random.default_rng(1).random((64, 17), dtype=np.float32)
-    edges, _ = sample_rays(sphere_bake(), rays_o, rays_d, BOX, 100.0, 16, jitter)
-    assert (np.abs(edges - 1.5) < 0.15).mean() > 0.6
+@pytest.mark.parametrize("sample", SAMPLERS)
+def test_grazing_rays_are_sampled_where_they_pass_nearest(sample):
+    jitter = torch.rand(64, 17, generator=torch.Generator().manual_seed(1))
+    # passes the sphere at a distance of 0.03
+    edges, _ = sample(sphere_bake(), *parallel_rays(64, 0.83), BOX, 100.0, 16, jitter)
+    assert ((edges - 1.5).abs() < 0.15).float().mean() > 0.6
 
 
 def test_rays_beside_the_hull_miss():
-    t0, t1 = clip_to_planes(np.array([2.0, 2, -1]), np.array([0.0, 0, 1]), BOX.astype(float))
+    beside, through = np.array([2.0, 2, -1]), np.array([0.5, 0.5, -1])
+    t0, t1 = clip_to_planes(beside, np.array([0.0, 0, 1]), BOX.double().numpy())
     assert t0 >= t1
-    t0, t1 = clip_to_planes(np.array([0.5, 0.5, -1]), np.array([0.0, 0, 1]), BOX.astype(float))
+    t0, t1 = clip_to_planes(through, np.array([0.0, 0, 1]), BOX.double().numpy())
     assert (t0, t1) == pytest.approx((1, 2))
+    rays_o, rays_d = torch.from_numpy(np.stack([beside, through])), torch.tensor([[0.0, 0, 1]] * 2).double()
+    t0, t1 = clip_rays(rays_o, rays_d, BOX.double())
+    assert (t0 >= t1).tolist() == [True, False]
+    assert (t0[1], t1[1]) == pytest.approx((1, 2))
 
 
 RADIUS = 0.1
@@ -243,7 +252,7 @@ def test_prior_points_pull_the_surface(tmp_path):
 
 def test_an_interrupted_fit_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     posed, region = sphere_scene(tmp_path / "scene")
-    cfg, folder = SurfaceConfig(n_steps=30, checkpoint_s=0.0, **SMALL), tmp_path / "job"
+    cfg, folder = SurfaceConfig(n_steps=30, checkpoint_s=0.0, bake_every=10, **SMALL), tmp_path / "job"
     folder.mkdir()
     step = Trainer.train_step
 
@@ -278,7 +287,7 @@ def test_what_prior_points_are_seen_through_is_carved_away():
     solid = np.ones((n, n, n), bool)
     across = (np.mgrid[:n, :n].reshape(2, -1).T + 0.5) * cell
     wall = np.column_stack([across, np.full(len(across), 0.5)])  # a dense wall of points at z = 0.5 ...
-    towards = np.tile([0, 0, 1.0], (len(wall), 1))  # ... seen from above
+    towards = np.tile([0, 0, 1.0], (len(wall), 1, 1))  # ... seen from above
     kept = carve_looked_through(solid, np.full(3, cell / 2), cell, wall, towards, n_rays=1)
     assert kept[:, :, :20].all()
     assert not kept[:, :, 24:].any()
@@ -287,14 +296,16 @@ def test_what_prior_points_are_seen_through_is_carved_away():
     assert carve_looked_through(solid, np.full(3, cell / 2), cell, wall, 0 * towards, n_rays=1).all()
 
 
-def test_each_prior_point_looks_to_the_camera_that_sees_it_best(tmp_path):
+def test_each_prior_point_looks_to_the_cameras_that_see_it_best(tmp_path):
     posed, _ = sphere_scene(tmp_path / "scene")
     cloud = sphere_cloud(4000)
-    towards = towards_best_view(posed, cloud, tolerance=0.02 * RADIUS)
-    length = np.linalg.norm(towards, axis=1)
+    towards = towards_best_views(posed, cloud, tolerance=0.02 * RADIUS)
+    length = np.linalg.norm(towards, axis=2)
+    assert (np.diff(length, axis=1) <= 1e-9).all()
+    towards, length = towards[:, 0], length[:, 0]
     assert set(np.round(length, 6)) <= {0.0, 1.0}
     cosine = (towards * cloud.normals_world).sum(1)
-    assert cosine[length > 0].min() >= 0.3
+    assert cosine[length > 0].min() >= 0.4
     # all cameras look slightly downward, so the equator is seen and the south pole is not
     assert length[np.abs(cloud.normals_world[:, 2]) < 0.3].mean() > 0.95
     assert length[cloud.normals_world[:, 2] < -0.9].mean() < 0.05

@@ -19,7 +19,7 @@ from recon.prior.sweep import SweepConfig, sweep_again, sweep_inverse_depth
 from recon.prior.view_pairs import choose_sources, common_points, viewing_directions
 from recon.prior.visual_hull import VisualHull, carve, depth_bounds
 from recon.prior.work_view import DepthMap, WorkView, cut_all, halved, working_scale
-from recon.stage import Job, stage
+from recon.stage import NOT_IN_KEY, Job, stage
 
 FEW_KEPT = 0.1
 """Below this share of the masks' pixels with an agreed depth the user is told."""
@@ -34,7 +34,7 @@ class PriorConfig:
     """Views that each view is matched with. Raising it costs time in proportion and helps at occlusions."""
     max_views: int = 64
     """At most so many views get a depth map, evenly spread; more cost time and add little."""
-    n_threads: int = 0
+    n_threads: int = field(default=0, metadata=NOT_IN_KEY)
     """Views worked on at the same time; 0 means one per core."""
     hull_voxels: int = 96
     """Voxels along the longest side of the visual hull that bounds each ray's depth. Raising it bounds tighter."""

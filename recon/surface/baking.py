@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+import torch
+from jaxtyping import Bool
 
 from recon.data import ObjectRegion
+from recon.surface.baked import BakedSdf
 from recon.surface.field import Field
-from recon.surface.sampling import BakedSdf
 from recon.transforms import Similarity
 
 
@@ -42,28 +48,61 @@ def empty_bake(region: ObjectRegion, unit_from_world: Similarity, resolution: in
     cell = 1.0 / resolution
     origin = vertices.min(0) - cell
     shape = np.ceil((vertices.max(0) + cell - origin) / cell).astype(int) + 1
-    return BakedSdf(origin.astype(np.float32), cell, np.full(tuple(shape), 1.0, np.float32))
+    return BakedSdf(torch.from_numpy(origin.astype(np.float32)), cell, torch.ones(tuple(shape)))
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """What a refresh of the baked grid found, in edges of the unit cube."""
+
+    lowest: float
+    """The least fresh value ..."""
+    highest: float
+    """... and the largest."""
+    moved: float
+    """Median change of the SDF where it was within a cell of the surface; infinite where it was nowhere."""
 
 
 class Baker:
     """Refreshes a baked grid from the field: all of the hull now and then, the band near the surface each time."""
 
-    def __init__(self, region: ObjectRegion, unit_from_world: Similarity, resolution: int) -> None:
+    def __init__(
+        self, region: ObjectRegion, unit_from_world: Similarity, resolution: int, device: torch.device
+    ) -> None:
         self.resolution = resolution
-        self.baked = empty_bake(region, unit_from_world, resolution)
-        self.points = self.baked.points()
-        planes = unit_planes(region, unit_from_world)
-        outside = np.full(len(self.points), -1e9, np.float32)
-        for plane in planes:
-            np.maximum(outside, self.points @ plane[:3] + plane[3], out=outside)
-        self.near_hull = np.flatnonzero(outside < 1.8 * self.baked.cell)
-        self.baked.values.reshape(-1)[:] = np.maximum(outside, self.baked.cell)
+        baked = empty_bake(region, unit_from_world, resolution)
+        points = baked.points()
+        outside = np.full(len(points), -1e9, np.float32)
+        for plane in unit_planes(region, unit_from_world):
+            np.maximum(outside, points.numpy() @ plane[:3] + plane[3], out=outside)
+        self.outside = outside
+        baked.values.reshape(-1)[:] = torch.from_numpy(outside).clamp(min=baked.cell)
+        self.baked, self.points = baked.to(device), points.to(device)
+        self.near_hull = torch.from_numpy(np.flatnonzero(outside < 1.8 * baked.cell)).to(device)
 
-    def refresh(self, field: Field, band_cells: float | None) -> int:
+    def inside(self) -> Bool[np.ndarray, " n_nodes"]:
+        """Which of the grid's points lie in the hull."""
+        return self.outside < 0
+
+    def refresh(self, field: Field, band_cells: float | None) -> Refresh:
         """Evaluate the field at all points of the hull, or only where the last bake lay within `band_cells`."""
         values = self.baked.values.reshape(-1)
         chosen = self.near_hull
         if band_cells is not None:
-            chosen = chosen[np.abs(values[chosen]) < band_cells * self.baked.cell]
-        values[chosen] = field.sdf(self.points[chosen])
-        return len(chosen)
+            chosen = chosen[values[chosen].abs() < band_cells * self.baked.cell]
+        if len(chosen) == 0:  # the surface has left the band that was looked at
+            return self.refresh(field, None)
+        before, fresh = values[chosen], field.distance(self.points[chosen])
+        values[chosen] = fresh
+        change = (fresh - before).abs()[before.abs() < self.baked.cell]
+        moved = float(change.median()) if len(change) else np.inf
+        seen = Refresh(float(fresh.min()), float(fresh.max()), moved)
+        one_sided = seen.lowest > 0 or seen.highest < 0
+        return self.refresh(field, None) if one_sided and band_cells is not None else seen
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed fit needs: between refreshes of the whole hull the grid remembers earlier fields."""
+        return {"resolution": self.resolution, "values": self.baked.values}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.baked.values[:] = state["values"].to(self.baked.values.device)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from recon.surface.field import Engine, FieldConfig
+from recon.stage import NOT_IN_KEY
+from recon.surface.baked import Placing
+from recon.surface.engine import Engine, Precision
+from recon.surface.field import FieldConfig
 from recon.surface.importance import ImportanceConfig
 from recon.surface.losses import LossConfig
+from recon.surface.pace import PaceConfig
+from recon.surface.patches import PatchConfig
 from recon.surface.pyramid import PyramidConfig
 from recon.surface.trust import TrustConfig
+from recon.surface.viewer import ViewConfig
+from recon.surface.watch import WatchConfig
 
 
 @dataclass(frozen=True)
@@ -16,7 +23,10 @@ class SurfaceConfig:
     """How the surface is trained."""
 
     engine: Engine = Engine.auto
-    """What evaluates the hash grid: cpu (numba kernels), reference (plain torch); auto takes the fastest here."""
+    """What evaluates the hash grid: cpu (numba kernels), triton or tcnn (tiny-cuda-nn) on a CUDA device, or reference
+    (plain torch, slow, anywhere); auto takes the fastest that is here."""
+    precision: Precision = Precision.auto
+    """What the colour network is evaluated in: half or single; auto is half on a CUDA device that has bfloat16."""
     n_steps: int = 4000
     """Training steps; the time of the stage is in proportion."""
     n_rays: int = 1024
@@ -52,10 +62,12 @@ class SurfaceConfig:
     """Confidence of the points on the support plane that close the underside, 0 to leave it open."""
     cosine_share: float = 0.0
     """Share of the steps over which the entering cosine turns from forgiving to exact (NeuS); 0: exact at once."""
-    n_looked_through: int = 512
-    """Points between prior points and the cameras that see them, a step; nothing may be solid there."""
     n_free: int = 1024
-    """Points outside the visual hull a step."""
+    """Points a step that lie outside the visual hull or in what prior points are seen through."""
+    n_hidden: int = 512
+    """Points a step that no camera sees past the current surface."""
+    n_curvature: int = 512
+    """Rays a step whose normal at the surface is compared with a neighbour's."""
     learning_rate: float = 1e-2
     """Of the hash grid, at its highest; the networks take a quarter of it."""
     bake_resolution: int = 96
@@ -64,11 +76,17 @@ class SurfaceConfig:
     """The same in the second half."""
     bake_every: int = 50
     """Steps between refreshes of the baked SDF."""
+    placing: Placing = Placing.baked
+    """Where the samples of a ray go: where an SDF baked into a grid puts NeuS's weights, or evenly (to compare)."""
     n_points: int = 1024
     """Prior points a step."""
+    first_point_reach: float = 0.1
+    """Distance from the surface at which a prior point counts half, at the start, in edges of the unit cube."""
+    last_point_reach: float = 0.005
+    """The same once all levels are open; higher trusts far prior points more, wrong ones among them."""
     seed: int = 0
     """Of all randomness in the fit."""
-    checkpoint_s: float = 30.0
+    checkpoint_s: float = field(default=30.0, metadata=NOT_IN_KEY)
     """Seconds between checkpoints, which an interrupted run goes on from."""
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)
     """From blurred photos to sharp ones."""
@@ -78,6 +96,14 @@ class SurfaceConfig:
     """Photos that disagree with all others."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the loss's terms."""
+    patches: PatchConfig = field(default_factory=PatchConfig)
+    """Patches that must agree between photos."""
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    """Noticing that the training breaks down."""
+    pace: PaceConfig = field(default_factory=PaceConfig)
+    """Ending early where the surface no longer moves."""
+    view: ViewConfig = field(default_factory=ViewConfig, metadata=NOT_IN_KEY)
+    """The live view of `view=true`."""
 
     def field_config(self) -> FieldConfig:
         return FieldConfig(

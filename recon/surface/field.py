@@ -8,8 +8,8 @@ normals (Eikonal term, NeuS's cosine, shading) needs no double backward pass.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 import torch
@@ -17,19 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from recon.data import SurfaceField
-from recon.surface.hashgrid import GridLayout, encode_reference
-from recon.surface.hashgrid_cpu import encode_cpu, features_cpu
+from recon.surface.engine import Engine, Precision, device_for, is_half, open_grid
+from recon.surface.hashgrid import GridLayout
 
 SOFTPLUS_BETA = 100.0
 """NeuS's choice: close to ReLU, but smooth enough for normals."""
-
-
-class Engine(Enum):
-    """What evaluates the hash grid."""
-
-    auto = "auto"
-    cpu = "cpu"
-    reference = "reference"
 
 
 @dataclass(frozen=True)
@@ -62,12 +54,20 @@ def spherical_harmonics(direction: Float[Tensor, "n 3"]) -> Float[Tensor, "n 9"]
 
 
 class Field(nn.Module):
-    """The trainable field over the unit cube."""
+    """The trainable field over the unit cube, on the device of its engine.
 
-    def __init__(self, cfg: FieldConfig, engine: Engine) -> None:
+    Engines differ in what evaluates the parameters, not in the parameters: `state_dict` is the same for all.
+    Table, positions, Jacobian and SDF are float32 at any precision. The Jacobian multiplies differences of neighbouring
+    rows by up to `finest_resolution`, so that half precision's error in a row would turn normals by degrees; a sample's
+    SDF is multiplied by the sharpness, up to 2,500, and would be off by whole sections; and 11 bits of position are
+    coarser than the finest level. What half precision would save is little besides: a row of two features is 8 bytes
+    of the 32 that a read moves.
+    """
+
+    def __init__(self, cfg: FieldConfig, engine: Engine, precision: Precision = Precision.auto) -> None:
         super().__init__()
         self.cfg, self.layout = cfg, cfg.layout()
-        self.encode = encode_reference if engine is Engine.reference else encode_cpu
+        self.grid = open_grid(engine, self.layout)
         encoded = cfg.n_levels * cfg.n_features
         self.table = nn.Parameter((torch.rand(self.layout.n_rows(), cfg.n_features) * 2 - 1) * 1e-4)
         self.sdf_in = nn.Linear(3 + encoded, cfg.hidden)
@@ -81,21 +81,25 @@ class Field(nn.Module):
             nn.Sigmoid(),
         )
         self.register_buffer("level_weight", torch.ones(cfg.n_levels), persistent=False)
+        device = device_for(engine)
+        self.in_half = is_half(precision, device)
+        self.fused = fused_network(self.colour) if engine is Engine.tcnn and self.in_half else None
+        self.to(device)
 
     def open_levels(self, n_open: float) -> None:
         """Coarse-to-fine: the first floor(n_open) levels count fully, the next by the fraction."""
-        levels = torch.arange(self.cfg.n_levels, dtype=torch.float32)
+        levels = torch.arange(self.cfg.n_levels, dtype=torch.float32, device=self.table.device)
         self.level_weight = (n_open - levels).clamp(0, 1)
 
     def geometry(
         self, x: Float[Tensor, "n 3"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"], Float[Tensor, "n n_geometry"]]:
         """SDF, its gradient with respect to x, and the geometry features, at points of the unit cube."""
-        features, jacobian = self.encode(self.layout, self.table, x, self.level_weight)
+        features, pull = self.grid.encode(self.table, x, self.level_weight)
         z = self.sdf_in(torch.cat([2 * x - 1, features], 1))
         out = self.sdf_out(nn.functional.softplus(z, beta=SOFTPLUS_BETA))
         g = (torch.sigmoid(SOFTPLUS_BETA * z) * self.sdf_out.weight[0]) @ self.sdf_in.weight
-        gradient = 2 * g[:, :3] + (jacobian * g[:, 3:, None]).sum(1)
+        gradient = 2 * g[:, :3] + pull(g[:, 3:])
         return out[:, 0], gradient, out[:, 1:]
 
     def radiance(
@@ -113,30 +117,55 @@ class Field(nn.Module):
         inputs = torch.cat(
             [2 * x - 1, spherical_harmonics(direction), spherical_harmonics(reflected), normal, geometry], 1
         )
-        result: Tensor = self.colour(inputs)
-        return result
+        return self._shade(inputs)
+
+    def _shade(self, inputs: Float[Tensor, "n n_inputs"]) -> Float[Tensor, "n 3"]:
+        """The colour network; in half precision all but its last step, which the loss compares with 8-bit photos.
+
+        bfloat16 has float32's range: the gradient of a single sample, about 1e-6, would vanish in an unscaled float16.
+        """
+        if not self.in_half:
+            result: Tensor = self.colour(inputs)
+            return result
+        if self.fused is not None:
+            return torch.sigmoid(self.fused(self.colour, inputs))
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            logit = self.colour[:-1](inputs)
+        return torch.sigmoid(logit.float())
 
     @torch.no_grad()
-    def sdf(self, x: Float[np.ndarray, "n 3"], chunk: int = 1 << 17) -> Float[np.ndarray, " n"]:
-        """SDF alone, without gradients, in bounded memory."""
-        out = np.empty(len(x), np.float32)
-        table, weight = self.table.detach().numpy(), self.level_weight.numpy()
+    def distance(self, x: Float[Tensor, "n 3"], chunk: int = 1 << 17) -> Float[Tensor, " n"]:
+        """SDF alone, without gradients, in bounded memory; x on the field's device."""
+        out = torch.empty(len(x), device=x.device)
         for i in range(0, len(x), chunk):
-            part = np.ascontiguousarray(x[i : i + chunk], np.float32)
-            features = torch.from_numpy(features_cpu(self.layout, table, part, weight))
-            z = self.sdf_in(torch.cat([2 * torch.from_numpy(part) - 1, features], 1))
+            part = x[i : i + chunk]
+            features = self.grid.features(self.table, part, self.level_weight)
+            z = self.sdf_in(torch.cat([2 * part - 1, features], 1))
             h = nn.functional.softplus(z, beta=SOFTPLUS_BETA)
-            out[i : i + chunk] = (h @ self.sdf_out.weight[0] + self.sdf_out.bias[0]).numpy()
+            out[i : i + chunk] = h @ self.sdf_out.weight[0] + self.sdf_out.bias[0]
         return out
+
+    def sdf(self, x: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
+        """`distance` of and to host memory."""
+        points = torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(self.table.device)
+        result: np.ndarray = self.distance(points).cpu().numpy()
+        return result
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All parameters as float32 arrays by name."""
         return {k: v.detach().cpu().numpy().astype(np.float32) for k, v in self.state_dict().items()}
 
 
-def load_field(surface: SurfaceField) -> Field:
-    """The trained network of a SurfaceField, ready to be evaluated on the CPU."""
-    field = Field(FieldConfig(**surface.config), Engine.cpu)
+def fused_network(layers: nn.Sequential) -> Callable[[nn.Sequential, Tensor], Tensor]:
+    """tiny-cuda-nn's fused network for such layers: a function of them and their inputs."""
+    from recon.surface.tiny_cuda_nn import FusedNetwork
+
+    return FusedNetwork(layers)
+
+
+def load_field(surface: SurfaceField, engine: Engine = Engine.cpu) -> Field:
+    """The trained network of a SurfaceField, ready to be evaluated by a resolved engine, whichever trained it."""
+    field = Field(FieldConfig(**surface.config), engine)
     field.load_state_dict({k: torch.from_numpy(v) for k, v in surface.parameters.items()})
     field.requires_grad_(False)
     return field

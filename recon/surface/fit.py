@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,43 +16,58 @@ from recon.data import ObjectRegion, PosedCapture, PriorCloud, SurfaceField
 from recon.stage import Job, stage
 from recon.surface.baking import Baker, unit_from_region, unit_planes
 from recon.surface.batch import Data
+from recon.surface.checkpoint import load_checkpoint, save_checkpoint
 from recon.surface.config import SurfaceConfig
-from recon.surface.field import Engine
-from recon.surface.free_space import towards_best_view
+from recon.surface.engine import device_for, resolve
+from recon.surface.hidden import find_hidden
+from recon.surface.pace import steps_to_skip
+from recon.surface.patches import gather_for_patches
 from recon.surface.pixels import gather_pixels, pixel_size, unit_cameras
 from recon.surface.trainer import Trainer
 from recon.surface.trust import doubted, sentence_about
-from recon.surface.visual_hull import hull_sdf, support_points
+from recon.surface.viewer import Moment, Viewer, viewing
+from recon.surface.visual_hull import free_space, hull_sdf, support_points
+from recon.surface.watch import Watch
 from recon.transforms import Similarity
 
 
-@stage(result=SurfaceField, version=2, resumable=True)
+@stage(result=SurfaceField, version=4, resumable=True)
 def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
     """Train the SDF and colour field; resumes from `checkpoint.pt` in the job's folder."""
-    engine = Engine.cpu if cfg.engine is Engine.auto else cfg.engine
+    engine = resolve(cfg.engine)
+    device = device_for(engine)
     unit_from_world = unit_from_region(region)
-    baker = Baker(region, unit_from_world, cfg.bake_resolution)
-    near, cell = baker.points[baker.near_hull], np.float32(baker.baked.cell)
+    baker = Baker(region, unit_from_world, cfg.bake_resolution, device)
+    near_idx, cell = baker.near_hull.cpu().numpy(), baker.baked.cell
+    near = baker.points[baker.near_hull].cpu().numpy()
     distances = hull_sdf(baker.baked, posed, region, prior, unit_from_world)
-    hull, carved = (d.reshape(-1)[baker.near_hull] for d in distances)
-    data = gather(posed, region, prior, unit_from_world, (near, hull, cell), cfg)
+    hull, carved = (d.reshape(-1)[near_idx] for d in distances)
+    data = gather(posed, region, prior, unit_from_world, free_space(near, hull, carved, cell), cfg)
     job.notes |= {
         "engine": engine.name,
+        "device": str(device),
         "pool_pixels": len(data.pool.label),
         "support_points": len(data.points) - data.n_prior,
     }
     trainer = Trainer(cfg, engine, data, len(posed.views))
     trainer.first_inv_s = blunt_start(baker, carved, data, cfg)
     job.notes["first_inv_s"] = round(trainer.first_inv_s, 1)
+    fit = Fit(trainer, baker, Watch(cfg.watch), (region, unit_from_world))
     checkpoint = job.folder / "checkpoint.pt"
-    if checkpoint.exists():
-        trainer.restore(checkpoint)
-        job.notes["resumed_at_step"] = trainer.step
-    else:
+    state, why_anew = load_checkpoint(checkpoint)
+    if why_anew:
+        job.warn(why_anew)
+    if state is None:
         trainer.warm_start(near, carved)
-    train(trainer, baker, (region, unit_from_world), checkpoint, job)
+    else:
+        fit.restore(state)
+        job.notes["resumed_at_step"] = trainer.step
+    fit.watch.keep(trainer)
+    with viewing(posed, prior, unit_from_world, cfg.view, job) as viewer:
+        train(fit, viewer, checkpoint, job)
+    job.notes["steps_skipped"] = fit.n_skipped
     checkpoint.unlink(missing_ok=True)
     report(trainer, [view.name for view in posed.views], job)
     return SurfaceField(
@@ -58,7 +75,7 @@ def fit_surface(
         asdict(cfg.field_config()),
         trainer.field.arrays(),
         math.log(trainer.inv_s()),
-        np.exp(trainer.centred_gain().detach().double().numpy()),
+        np.exp(trainer.centred_gain().detach().cpu().double().numpy()),
         {k: round(v, 5) for k, v in trainer.averages.items()} | {"n_steps": cfg.n_steps},
     )
 
@@ -86,9 +103,10 @@ def blunt_start(baker: Baker, hull: np.ndarray, data: Data, cfg: SurfaceConfig) 
     """
     if data.n_prior == 0:
         return cfg.first_inv_s
-    values = baker.baked.values.copy()
-    values.reshape(-1)[baker.near_hull] = hull
-    index = ((data.points[: data.n_prior].numpy() - baker.baked.origin) / baker.baked.cell).round().astype(int)
+    baked = baker.baked.to(torch.device("cpu"))
+    values = baked.values.numpy().copy()
+    values.reshape(-1)[baker.near_hull.cpu().numpy()] = hull
+    index = ((data.points[: data.n_prior] - baked.origin) / baked.cell).round().numpy().astype(int)
     depth = -values[tuple(np.clip(index, 0, np.array(values.shape) - 1).T)]
     reach = float(np.percentile(depth, 75))
     # 4: at a depth of 4 / (1/s) the logistic density has fallen to 2 % of its peak
@@ -100,47 +118,109 @@ def gather(
     region: ObjectRegion,
     prior: PriorCloud,
     unit_from_world: Similarity,
-    hull: tuple[np.ndarray, np.ndarray, np.float32],
+    free: tuple[np.ndarray, np.ndarray],
     cfg: SurfaceConfig,
 ) -> Data:
     """Bring everything that the training draws from into the unit cube.
 
-    hull: points (n, 3) in the unit cube, their distances (n,) to the visual hull, and the grid's cell.
+    free: points (n, 3) in the unit cube that are outside, and how far (n,) at least.
     """
-    near, distance, cell = hull
-    # one cell of slack: masks are right to a few pixels, the carving to half a cell
-    free = distance > cell
     below, below_normals = support_points(posed, region, region.diagonal() / 150)
-    towards = towards_best_view(posed, prior, 2 * float(cell) / unit_from_world.scale)
     points = np.concatenate([prior.points_world, below])
     normals = np.concatenate([prior.normals_world, below_normals])
     confidence = np.concatenate([prior.confidence, np.full(len(below), cfg.support_confidence)])
+    cameras = unit_cameras(posed, unit_from_world)
+    surface = unit_from_world.apply(points), normals @ unit_from_world.rotation.T
     return Data(
         gather_pixels(posed, region, cfg.ring_share, cfg.pyramid.n_scales, cfg.max_pixels, cfg.seed),
         pixel_size(posed, unit_from_world),
-        unit_cameras(posed, unit_from_world),
-        unit_planes(region, unit_from_world),
-        torch.from_numpy(unit_from_world.apply(points)).float(),
-        torch.from_numpy(normals @ unit_from_world.rotation.T).float(),
+        cameras,
+        torch.from_numpy(unit_planes(region, unit_from_world)),
+        torch.from_numpy(surface[0]).float(),
+        torch.from_numpy(surface[1]).float(),
         torch.from_numpy(confidence).float(),
         len(prior.points_world),
-        torch.from_numpy(towards @ unit_from_world.rotation.T).float(),
-        torch.from_numpy(near[free]),
-        torch.from_numpy(distance[free] - cell),
+        torch.from_numpy(free[0]),
+        torch.from_numpy(free[1]),
+        gather_for_patches(posed, region, cameras, surface, cfg.patches),
     )
 
 
-def train(trainer: Trainer, baker: Baker, where: tuple[ObjectRegion, Similarity], checkpoint: Path, job: Job) -> None:
-    """Run the steps that are left, baking, reporting and checkpointing on the way."""
-    cfg, saved_at, fresh = trainer.cfg, time.monotonic(), True
+@dataclass
+class Fit:
+    """A fit under way: the training, its baked grid and its watch."""
+
+    trainer: Trainer
+    baker: Baker
+    watch: Watch
+    where: tuple[ObjectRegion, Similarity]
+    """What the baked grids lie in."""
+    refreshed_at: int = -1
+    """The step of the last refresh; -1 where there is none to go on from."""
+    n_skipped: int = 0
+    """Steps that were left out of the schedule."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs to go on as if nothing had happened."""
+        parts = {"trainer": self.trainer.state(), "baker": self.baker.state(), "watch": self.watch.state()}
+        return parts | {"refreshed_at": self.refreshed_at, "n_skipped": self.n_skipped}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.trainer.restore(state["trainer"])
+        self.baker = Baker(*self.where, state["baker"]["resolution"], self.trainer.device)
+        self.baker.restore(state["baker"])
+        self.watch.restore(state["watch"])
+        self.refreshed_at, self.n_skipped = state["refreshed_at"], state["n_skipped"]
+
+    def moment(self) -> Moment:
+        """What the live view shows."""
+        trainer = self.trainer
+        error = np.nan_to_num(trainer.photos.mean()[0])
+        return Moment(trainer.step, trainer.cfg.n_steps, trainer.averages, error, self.baker.baked)
+
+    def go_back(self, trouble: str, job: Job) -> None:
+        """Take a breakdown back. Raises UserError the second time."""
+        job.warn(self.watch.take_back(self.trainer, trouble))
+        self.refreshed_at = -1
+
+    def find_hidden(self) -> None:
+        """Bring what no camera sees in step with the baked grid."""
+        data, baker = self.trainer.data, self.baker
+        self.trainer.unseen = find_hidden(baker.baked, baker.inside(), data.cameras, data.planes)
+
+    def refresh(self, job: Job) -> None:
+        """Look whether all is well, and bring the baked grid in step with the field."""
+        trainer, cfg, whole = self.trainer, self.trainer.cfg, False
+        trouble = self.watch.trouble(trainer)
+        if not trouble:
+            if trainer.step >= cfg.n_steps // 2 and self.baker.resolution != cfg.bake_resolution_late:
+                self.baker, self.refreshed_at = Baker(*self.where, cfg.bake_resolution_late, trainer.device), -1
+            whole = self.refreshed_at < 0 or trainer.step % (10 * cfg.bake_every) == 0
+            seen = self.baker.refresh(trainer.field, None if whole else 4.0)
+            trouble = self.watch.lost_surface(seen, self.baker.baked.cell)
+        if trouble:
+            self.go_back(trouble, job)
+            return self.refresh(job)
+        if whole:
+            self.find_hidden()
+        skip = steps_to_skip(cfg.pace, seen, trainer.step / cfg.n_steps >= cfg.open_share, cfg.bake_every)
+        skip = min(skip, cfg.n_steps - 1 - trainer.step)
+        trainer.step += skip
+        self.n_skipped += skip
+        self.refreshed_at = trainer.step
+        return None
+
+
+def train(fit: Fit, viewer: Viewer | None, checkpoint: Path, job: Job) -> None:
+    """Run the steps that are left, baking, watching, reporting, showing and checkpointing on the way."""
+    trainer, cfg, saved_at = fit.trainer, fit.trainer.cfg, time.monotonic()
     while trainer.step < cfg.n_steps:
-        if trainer.step >= cfg.n_steps // 2 and baker.resolution != cfg.bake_resolution_late:
-            baker, fresh = Baker(*where, cfg.bake_resolution_late), True
-        if fresh or trainer.step % cfg.bake_every == 0:
-            whole = fresh or trainer.step % (10 * cfg.bake_every) == 0
-            baker.refresh(trainer.field, None if whole else 4.0)
-            fresh = False
-        trainer.train_step(baker)
+        if trainer.step % cfg.bake_every == 0 and trainer.step != fit.refreshed_at:
+            fit.refresh(job)
+            if time.monotonic() - saved_at > cfg.checkpoint_s:
+                save_checkpoint(checkpoint, fit.state())
+                saved_at = time.monotonic()
+        trainer.train_step(fit.baker)
         if trainer.step % max(cfg.n_steps // 8, 1) == 0:
             z = trainer.photos.spreads_above()
             print(
@@ -155,7 +235,8 @@ def train(trainer: Trainer, baker: Baker, where: tuple[ObjectRegion, Similarity]
             )
         if trainer.step % 20 == 0:
             note = f"colour error {trainer.averages['colour']:.4f}"
-            job.progress(trainer.step, cfg.n_steps, note)
-        if time.monotonic() - saved_at > cfg.checkpoint_s:
-            trainer.save(checkpoint)
-            saved_at = time.monotonic()
+            job.progress(trainer.step, cfg.n_steps, f"{note}, live at {viewer.address}" if viewer else note)
+        if viewer and viewer.due():
+            viewer.show(fit.moment(), job)
+        if trainer.step == cfg.n_steps and (trouble := fit.watch.trouble(trainer)):
+            fit.go_back(trouble, job)

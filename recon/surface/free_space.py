@@ -1,9 +1,10 @@
-"""Space that the photos look through: between a prior point and the camera that sees it best, nothing is solid."""
+"""Space that the photos look through: between a prior point and the cameras that see it, nothing is solid."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
+from numba import njit
 from scipy.ndimage import distance_transform_edt
 
 from recon.camera import View
@@ -27,28 +28,47 @@ def nearest_depth(view: View, prior: PriorCloud, side_px: int) -> tuple[Float64[
     return np.where(distance <= 1.5, depth[tuple(nearest)], np.inf), small
 
 
-def towards_best_view(
-    posed: PosedCapture, prior: PriorCloud, tolerance: float, side_px: int = 160
-) -> Float64[np.ndarray, "n 3"]:
-    """Unit direction from each prior point to the camera that sees it most frontally; zero where none does.
+def towards_best_views(
+    posed: PosedCapture, prior: PriorCloud, tolerance: float, n_best: int = 3, side_px: int = 160
+) -> Float64[np.ndarray, "n n_best 3"]:
+    """Unit directions from each prior point to the cameras that see it most frontally; zero where fewer do.
 
     A camera sees a point if no other point of the cloud lies in front of it by more than `tolerance` (world units).
     """
-    best = np.full(len(prior.points_world), 0.3)  # cosine: flatter views are too uncertain about what is in front
-    direction = np.zeros((len(prior.points_world), 3))
-    if len(prior.points_world) == 0:
-        return direction
-    for view in posed.views:
+    n = len(prior.points_world)
+    cosine, direction = np.zeros((n, n_best)), np.zeros((n, n_best, 3))
+    for view in posed.views if n else ():
         depth, small = nearest_depth(view, prior, side_px)
         towards = view.centre_world() - prior.points_world
         towards /= np.linalg.norm(towards, axis=1, keepdims=True)
-        cosine = (towards * prior.normals_world).sum(1)
+        facing = (towards * prior.normals_world).sum(1)
         pixel, depth_z = small.project(prior.points_world)
-        chosen = np.flatnonzero((cosine > best) & small.in_image(pixel, depth_z))
+        # flatter views are too uncertain about what is in front
+        chosen = np.flatnonzero((facing > np.maximum(cosine[:, -1], 0.4)) & small.in_image(pixel, depth_z))
         columns, rows = pixel[chosen].astype(np.int64).T
         chosen = chosen[depth_z[chosen] <= depth[rows, columns] + tolerance]
-        best[chosen], direction[chosen] = cosine[chosen], towards[chosen]
+        cosine[chosen, -1], direction[chosen, -1] = facing[chosen], towards[chosen]
+        order = np.argsort(-cosine[chosen], axis=1)
+        cosine[chosen] = np.take_along_axis(cosine[chosen], order, 1)
+        direction[chosen] = np.take_along_axis(direction[chosen], order[..., None], 1)
     return direction
+
+
+@njit(cache=True)
+def _count_passing(origin, cell, points, towards, passed):
+    """Count in `passed` the rays from points towards cameras through each voxel, from 2.5 voxels off the points on."""
+    for i in range(len(points)):
+        for b in range(towards.shape[1]):
+            direction = towards[i, b]
+            if direction[0] == 0 and direction[1] == 0 and direction[2] == 0:
+                continue
+            position = (points[i] - origin) / cell + 2.5 * direction
+            while True:
+                x, y, z = round(position[0]), round(position[1]), round(position[2])
+                if not (0 <= x < passed.shape[0] and 0 <= y < passed.shape[1] and 0 <= z < passed.shape[2]):
+                    break
+                passed[x, y, z] += 1
+                position += direction
 
 
 def carve_looked_through(
@@ -56,33 +76,23 @@ def carve_looked_through(
     origin: Float[np.ndarray, "3"],
     cell: float,
     points: Float[np.ndarray, "n 3"],
-    towards: Float[np.ndarray, "n 3"],
-    n_rays: int = 4,
+    towards: Float[np.ndarray, "n n_best 3"],
+    n_rays: int = 8,
 ) -> Bool[np.ndarray, "i j k"]:
     """The voxels of `solid` that stay when what prior points are seen through is taken out.
 
-    origin, cell: of the voxels' centres; points, towards: prior points and their ray to a camera, in the same frame.
+    origin, cell: of the voxels' centres; points, towards: prior points and their rays to cameras, in the same frame.
     A voxel goes if at least `n_rays` rays pass it and no prior point lies within two voxels: a few wrong points must
     not bore holes, and a ray along a surface must not shave it.
     """
     shape = np.array(solid.shape)
-
-    def voxel(x: Float[np.ndarray, "m 3"]) -> np.ndarray:
-        return ((x - origin) / cell).round().astype(np.int64)
-
-    passed = np.zeros(solid.size, np.int64)
-    points, towards = points[np.abs(towards).sum(1) > 0], towards[np.abs(towards).sum(1) > 0]
-    for step in range(int(np.linalg.norm(shape))):
-        index = voxel(points + (2.5 + step) * cell * towards)
-        inside = ((index >= 0) & (index < shape)).all(1)
-        if not inside.any():
-            break
-        passed += np.bincount(np.ravel_multi_index(tuple(index[inside].T), solid.shape), minlength=solid.size)
-    near_point = np.zeros(solid.shape, bool)
-    index = voxel(points)
+    index = ((points - origin) / cell).round().astype(np.int64)
     index = index[((index >= 0) & (index < shape)).all(1)]
+    passed = np.zeros(solid.shape, np.int32)
+    _count_passing(origin.astype(np.float64), float(cell), points.astype(np.float64), towards, passed)
+    near_point = np.zeros(solid.shape, bool)
     near_point[tuple(index.T)] = True
     if near_point.any():
         near_point = distance_transform_edt(~near_point) <= 2
-    kept: np.ndarray = solid & ((passed.reshape(solid.shape) < n_rays) | near_point)
+    kept: np.ndarray = solid & ((passed < n_rays) | near_point)
     return kept

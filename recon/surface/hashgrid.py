@@ -3,12 +3,14 @@
 Conventions are tiny-cuda-nn's, so that one table serves every backend: level l has scale
 `base_resolution * growth^l - 1`, its resolution is `ceil(scale) + 1`, a point x in [0, 1]^3 lies at
 `x * scale + 0.5` in it, a level that fits is indexed densely (x fastest) and others by the spatial hash.
-This file holds the layout and the plain reference; `hashgrid_cpu.py` holds the fast kernels.
+This file holds the layout and the plain reference; `hashgrid_cpu.py`, `hashgrid_triton.py` and `tiny_cuda_nn.py` hold
+the fast ones.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,3 +100,37 @@ def encode_reference(
         features.append(value * level_weight[level])
         jacobians.append(slope * level_weight[level])
     return torch.cat(features, 1), torch.cat(jacobians, 1)
+
+
+Pull = Callable[[Float[Tensor, "n n_encoded"]], Float[Tensor, "n 3"]]
+"""g -> J^T g."""
+
+
+def pull_by(jacobian: Float[Tensor, "n n_encoded 3"]) -> Pull:
+    """The function g -> J^T g of a Jacobian that is written out."""
+    return lambda g: (jacobian * g[:, :, None]).sum(1)
+
+
+class ReferenceGrid:
+    """The plain reference behind the engines' interface (`recon.surface.engine.Grid`)."""
+
+    def __init__(self, layout: GridLayout) -> None:
+        self.layout = layout
+
+    def encode(
+        self,
+        table: Float[Tensor, "n_rows n_features"],
+        x: Float[Tensor, "n 3"],
+        level_weight: Float[Tensor, " n_levels"],
+    ) -> tuple[Float[Tensor, "n n_encoded"], Pull]:
+        features, jacobian = encode_reference(self.layout, table, x.detach(), level_weight)
+        return features, pull_by(jacobian)
+
+    @torch.no_grad()
+    def features(
+        self,
+        table: Float[Tensor, "n_rows n_features"],
+        x: Float[Tensor, "n 3"],
+        level_weight: Float[Tensor, " n_levels"],
+    ) -> Float[Tensor, "n n_encoded"]:
+        return encode_reference(self.layout, table, x, level_weight)[0]

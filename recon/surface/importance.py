@@ -14,13 +14,14 @@ loss of the rays drawn there; s_k are their shares. As sum_k s_k < 1, no weight 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64, UInt8
-from torch import Tensor
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
+from torch import Tensor, nn
+
+from recon.surface.random_numbers import RandomNumbers
 
 TILES_ACROSS = 150
 """Tiles along a photo's longer side: 8 px of a photo of 1,200."""
@@ -55,15 +56,15 @@ class ImportanceConfig:
 class Tiles:
     """Pieces of the photos whose pixels lie one behind the other in the pool; the object's tiles come first."""
 
-    start: Int64[np.ndarray, " n_borders"]
+    start: Int64[Tensor, " n_borders"]
     """Tile t holds the pool's pixels start[t] to start[t + 1]; one more than there are tiles."""
     n_object: int
     """The first n_object tiles are the object's, the others lie beside it."""
-    detail: Float32[np.ndarray, " n_tiles"]
+    detail: Float[Tensor, " n_tiles"]
     """Mean gradient of the tile's pixels."""
-    edge: Float32[np.ndarray, " n_tiles"]
+    edge: Float[Tensor, " n_tiles"]
     """Their mean nearness to a mask's edge, 0..1."""
-    error_idx: Int32[np.ndarray, " n_tiles"]
+    error_idx: Int64[Tensor, " n_tiles"]
     """The larger tile whose running error counts for this one."""
 
 
@@ -88,76 +89,75 @@ def edge_nearness(on: Bool[np.ndarray, "h w"], reach_px: int) -> Float32[np.ndar
 
 
 def density(
-    terms: list[tuple[float, Float[np.ndarray, " n_tiles"]]], n_pixels: Int64[np.ndarray, " n_tiles"], largest: float
-) -> Float64[np.ndarray, " n_tiles"]:
+    terms: list[tuple[float, Float[Tensor, " n_tiles"]]], n_pixels: Int64[Tensor, " n_tiles"], largest: float
+) -> Float64[Tensor, " n_tiles"]:
     """r_t of the module's formula, from each term's share s_k and values v_k; its mean over pixels is 1."""
-    ratio = np.ones(len(n_pixels))
-    n = max(int(n_pixels.sum()), 1)
+    pixel_share = n_pixels.double() / n_pixels.sum().clamp(min=1)
+    ratio = torch.ones_like(pixel_share)
     for share, value in terms:
-        mean = float(value @ n_pixels) / n
-        if mean <= 0:  # no photo has any gradient, or no error is known yet
-            continue
-        capped = np.minimum(value / mean, largest)
-        ratio += share * (capped / (capped @ n_pixels / n) - 1)
+        # a mean of 0: no photo has any gradient, or no error is known yet
+        capped = (value / (value @ pixel_share.to(value)).clamp(min=1e-12)).clamp(max=largest).double()
+        mean = capped @ pixel_share
+        ratio += share * torch.where(mean > 0, capped / mean.clamp(min=1e-12) - 1, 0.0)
     return ratio
 
 
 class RayDraw:
-    """Draws pixels tile by tile, and keeps the tiles' running errors."""
+    """Draws pixels tile by tile, and keeps the tiles' running errors, all where the training runs."""
 
-    def __init__(self, cfg: ImportanceConfig, tiles: Tiles, device: torch.device) -> None:
-        self.cfg, self.tiles = cfg, tiles
-        self.n_pixels = np.diff(tiles.start)
-        self.error_idx = torch.from_numpy(tiles.error_idx).to(device)
+    def __init__(self, cfg: ImportanceConfig, tiles: Tiles) -> None:
+        self.cfg, self.tiles, self.n_pixels = cfg, tiles, tiles.start.diff()
         n_errors = int(tiles.error_idx.max()) + 1
-        # kept where the training runs, so that a step need not wait for its errors
-        self.errors = torch.zeros(2, n_errors, dtype=torch.float64, device=device)
+        self.errors = torch.zeros(2, n_errors, dtype=torch.float64, device=tiles.start.device)
+        """Of each larger tile, the sum of its rays' errors and their number, older ones counting less."""
         self.refresh()
 
     def refresh(self) -> None:
         """Bring the density up to the errors seen so far."""
-        cfg, tiles, errors = self.cfg, self.tiles, self.errors.cpu().numpy()
-        self.ratio = np.ones(len(self.n_pixels))
-        for part in (slice(0, tiles.n_object), slice(tiles.n_object, len(self.n_pixels))):
-            total, seen = errors[:, tiles.error_idx[part]]
-            mean = total.sum() / max(seen.sum(), 1e-9)
+        cfg, tiles = self.cfg, self.tiles
+        ratios = []
+        for part in (slice(0, tiles.n_object), slice(tiles.n_object, None)):
+            total, seen = self.errors[:, tiles.error_idx[part]]
+            mean = total.sum() / seen.sum().clamp(min=1e-9)
             terms = [
                 (cfg.gradient_share, tiles.detail[part]),
                 (cfg.edge_share, tiles.edge[part]),
                 (cfg.error_share, (total + PRIOR_RAYS * mean) / (seen + PRIOR_RAYS)),
             ]
-            self.ratio[part] = density(terms, self.n_pixels[part], cfg.largest_ratio)
-        self.below = np.concatenate([[0.0], np.cumsum(self.ratio * self.n_pixels)])
+            ratios.append(density(terms, self.n_pixels[part], cfg.largest_ratio))
+        self.ratio = torch.cat(ratios)
+        self.below = nn.functional.pad(torch.cumsum(self.ratio * self.n_pixels, 0), (1, 0))
         self.errors *= FORGET
 
     def draw(
-        self, rng: np.random.Generator, n_object: int, n_beside: int
-    ) -> tuple[Int64[np.ndarray, " n_rays"], Int64[np.ndarray, " n_rays"], Float32[np.ndarray, " n_rays"]]:
+        self, rng: RandomNumbers, n_object: int, n_beside: int
+    ) -> tuple[Int64[Tensor, " n_rays"], Int64[Tensor, " n_rays"], Float32[Tensor, " n_rays"]]:
         """Pool pixels of n_object rays through the object and n_beside beside it, their tiles and their weights.
 
         Each stratum's cumulative density is cut into as many equal parts as it gets rays, one ray in each: the batch
         is spread over the photos and over each photo evenly. One random number places a ray in its tile too.
         """
-        middle = self.below[self.tiles.n_object]
-        object_part = (np.arange(n_object) + rng.random(n_object)) / max(n_object, 1) * middle
-        beside = (np.arange(n_beside) + rng.random(n_beside)) / max(n_beside, 1) * (self.below[-1] - middle)
-        reached = np.concatenate([object_part, middle + beside])
-        tile = np.searchsorted(self.below, reached, side="right") - 1
-        tile = np.minimum(tile, len(self.ratio) - 1)
-        within = ((reached - self.below[tile]) / self.ratio[tile]).astype(np.int64)
-        pixel = self.tiles.start[tile] + np.minimum(within, self.n_pixels[tile] - 1)
-        return pixel, tile, (1 / self.ratio[tile]).astype(np.float32)
+        low, middle, high = self.below[0], self.below[self.tiles.n_object], self.below[-1]
+        reached = []
+        for start, end, n in ((low, middle, n_object), (middle, high, n_beside)):
+            part = torch.arange(n, device=self.below.device) + rng.random((n,)).double()
+            reached.append(start + part / max(n, 1) * (end - start))
+        at = torch.cat(reached)
+        tile = (torch.searchsorted(self.below, at, right=True) - 1).clamp(max=len(self.ratio) - 1)
+        ratio = self.ratio[tile]
+        within = ((at - self.below[tile]) / ratio).long()
+        pixel = self.tiles.start[tile] + torch.minimum(within, self.n_pixels[tile] - 1)
+        return pixel, tile, (1 / ratio).float()
 
-    def observe(self, tile_idx: Int[Tensor, " n"], error: Float[Tensor, " n"], step: int) -> None:
+    def observe(self, tile_idx: Int64[Tensor, " n"], error: Float[Tensor, " n"], step: int) -> None:
         """Take in the errors of a step's rays, and now and then bring the density up to them."""
         seen = torch.stack([error, torch.ones_like(error)]).double()
-        self.errors.index_add_(1, self.error_idx[tile_idx], seen)
+        self.errors.index_add_(1, self.tiles.error_idx[tile_idx], seen)
         if step % REFRESH_EVERY == REFRESH_EVERY - 1:
             self.refresh()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Tensor]:
         return {"errors": self.errors, "ratio": self.ratio, "below": self.below}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.errors.copy_(state["errors"])
-        self.ratio, self.below = state["ratio"], state["below"]
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.errors, self.ratio, self.below = (state[k].to(self.below, copy=True) for k in ("errors", "ratio", "below"))

@@ -15,14 +15,18 @@ class LossConfig:
 
     mask: float = 0.1
     """Pulls opacity to 1 on the object and to 0 beside it."""
-    eikonal: float = 0.1
+    eikonal: float = 0.3
     """Keeps the SDF's gradient at unit length; too high smooths detail away."""
     points: float = 1.0
     """Pulls the SDF's zero set to the prior cloud."""
     normals: float = 0.02
     """Turns the SDF's normals to the prior cloud's."""
     free_space: float = 1.0
-    """Keeps the SDF positive in front of prior points and, beside the masks' visual hull, as large as the distance."""
+    """Keeps the SDF as large as the distance, outside the visual hull and in what prior points are seen through."""
+    hidden: float = 0.3
+    """Keeps the SDF negative in what no camera sees past the current surface, or caves grow there."""
+    curvature: float = 0.0
+    """Keeps neighbouring normals alike; fades as the hash grid's levels open."""
     gain: float = 0.01
     """Keeps the photos' gains near 1."""
 
@@ -36,25 +40,37 @@ class Losses:
     eikonal: Tensor
     points: Tensor
     free_space: Tensor
+    hidden: Tensor
+    curvature: Tensor
     gain: Tensor
+    patches: Tensor
 
-    def total(self, cfg: LossConfig) -> Tensor:
+    def total(self, cfg: LossConfig, patch_weight: float) -> Tensor:
         return (
             self.colour
             + cfg.mask * self.mask
             + cfg.eikonal * self.eikonal
             + cfg.points * self.points
             + cfg.free_space * self.free_space
+            + cfg.hidden * self.hidden
+            + cfg.curvature * self.curvature
             + cfg.gain * self.gain
+            + patch_weight * self.patches
         )
 
-    def values(self) -> dict[str, float]:
-        return {k: float(v.detach()) for k, v in vars(self).items()}
+    def values(self) -> dict[str, Tensor]:
+        """Each term's value, left on its device: reading one waits for the step to end."""
+        return {k: v.detach() for k, v in vars(self).items()}
 
 
 def eikonal(gradient: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
     """Mean of (|grad f| - 1)^2 (Gropp et al. 2020, eq. 2)."""
     return ((gradient.norm(dim=1) - 1) ** 2).mean()
+
+
+def curvature(normal: Float[Tensor, "n 3"], beside: Float[Tensor, "n 3"]) -> Float[Tensor, ""]:
+    """Mean of 1 - n . n', normals at points and at neighbours of theirs (after Rosu and Behnke 2023, PermutoSDF)."""
+    return (1 - (normal * beside).sum(1)).sum() / max(len(normal), 1)
 
 
 def opacity_loss(
@@ -76,10 +92,16 @@ def point_loss(
     normal: Float[Tensor, "n 3"],
     prior_normal: Float[Tensor, "n 3"],
     confidence: Float[Tensor, " n"],
+    reach: float,
     cfg: LossConfig,
 ) -> Float[Tensor, ""]:
-    """|f(p)| + w (1 - n . n_prior) over prior points, each by its confidence; the normals' part is scaled within."""
+    """|f(p)| + w (1 - n . n_prior) over prior points, each by its confidence; the normals' part is scaled within.
+
+    A point as far as `reach` from the surface counts half (Geman-McClure weights): a wrong point just inside the object
+    would else open a cave around itself.
+    """
     if len(sdf) == 0:
-        return torch.zeros(())
+        return sdf.new_zeros(())
     turn = 1 - (normal * prior_normal).sum(1)
-    return (confidence * (sdf.abs() + cfg.normals / max(cfg.points, 1e-9) * turn)).sum() / (confidence.sum() + 1e-6)
+    weight = confidence / (1 + (sdf.detach() / reach) ** 2)
+    return (weight * (sdf.abs() + cfg.normals / max(cfg.points, 1e-9) * turn)).sum() / (confidence.sum() + 1e-6)

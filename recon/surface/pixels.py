@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int16, UInt8
+import torch
+from jaxtyping import Bool, Float32, Float64, Int16, Int64, UInt8
+from torch import Tensor
 
 from recon.data import ObjectRegion, PosedCapture
 from recon.surface.importance import TILES_PER_ERROR, Tiles, edge_nearness, gradient_size, tile_size_px
@@ -21,14 +23,13 @@ OUTSIDE, OBJECT, UNSURE = 0, 1, 2
 class PixelPool:
     """Pixels on the object or near it, of all views, flat: those of a tile lie one behind the other."""
 
-    view_idx: np.ndarray
-    """(n,) int16."""
-    pixel: np.ndarray
-    """(n, 2) int16: column and row."""
-    rgb: UInt8[np.ndarray, "n 3"]
-    coarse: UInt8[np.ndarray, "n n_coarse 3"]
+    view_idx: Int16[Tensor, " n"]
+    pixel: Int16[Tensor, "n 2"]
+    """Column and row."""
+    rgb: UInt8[Tensor, "n 3"]
+    coarse: UInt8[Tensor, "n n_coarse 3"]
     """The same pixels of the photo at coarser scales (see `coarse_colours`)."""
-    label: UInt8[np.ndarray, " n"]
+    label: UInt8[Tensor, " n"]
     n_object: int
     """The first n_object entries are OBJECT or UNSURE, the others OUTSIDE."""
     tiles: Tiles
@@ -38,23 +39,28 @@ class PixelPool:
 class UnitCameras:
     """The views' cameras in the unit cube, as flat arrays for gathering."""
 
-    centre: Float32[np.ndarray, "n_views 3"]
-    rotation: Float32[np.ndarray, "n_views 3 3"]
+    centre: Float32[Tensor, "n_views 3"]
+    rotation: Float32[Tensor, "n_views 3 3"]
     """unit_from_cam, directions only."""
-    intrinsics: Float32[np.ndarray, "n_views 4"]
+    intrinsics: Float32[Tensor, "n_views 4"]
     """fx fy cx cy in pixels."""
+    size_px: Int64[Tensor, "n_views 2"]
+    """Width and height."""
+
+    def to(self, device: torch.device) -> UnitCameras:
+        """The same on another device."""
+        centre, rotation, intrinsics = (x.to(device) for x in (self.centre, self.rotation, self.intrinsics))
+        return UnitCameras(centre, rotation, intrinsics, self.size_px.to(device))
 
     def rays(
-        self, view_idx: np.ndarray, position_px: Float[np.ndarray, "n 2"]
-    ) -> tuple[Float32[np.ndarray, "n 3"], Float32[np.ndarray, "n 3"]]:
+        self, view_idx: Int64[Tensor, " n"], position_px: Float64[Tensor, "n 2"]
+    ) -> tuple[Float32[Tensor, "n 3"], Float32[Tensor, "n 3"]]:
         """Origins and unit directions through positions in photos (a pixel's centre is at +0.5)."""
-        k = self.intrinsics[view_idx]
-        in_cam = np.stack(
-            [(position_px[:, 0] - k[:, 2]) / k[:, 0], (position_px[:, 1] - k[:, 3]) / k[:, 1], np.ones(len(k))], 1
-        )
-        in_cam /= np.linalg.norm(in_cam, axis=1, keepdims=True)
-        direction = np.einsum("nij,nj->ni", self.rotation[view_idx], in_cam)
-        return self.centre[view_idx], direction.astype(np.float32)
+        k = self.intrinsics[view_idx].double()
+        in_cam = torch.cat([(position_px - k[:, 2:]) / k[:, :2], torch.ones_like(k[:, :1])], 1)
+        in_cam = in_cam / in_cam.norm(dim=1, keepdim=True)
+        direction = (self.rotation[view_idx].double() * in_cam[:, None]).sum(2)
+        return self.centre[view_idx], direction.float()
 
 
 def unit_cameras(posed: PosedCapture, unit_from_world: Similarity) -> UnitCameras:
@@ -62,7 +68,9 @@ def unit_cameras(posed: PosedCapture, unit_from_world: Similarity) -> UnitCamera
     centre = unit_from_world.apply(np.array([v.centre_world() for v in posed.views]))
     rotation = np.array([unit_from_world.rotation @ v.cam_from_world.rotation.T for v in posed.views])
     k = np.array([[v.camera.fx_px, v.camera.fy_px, v.camera.cx_px, v.camera.cy_px] for v in posed.views])
-    return UnitCameras(centre.astype(np.float32), rotation.astype(np.float32), k.astype(np.float32))
+    size_px = torch.tensor([(v.camera.width_px, v.camera.height_px) for v in posed.views])
+    tensors = [torch.from_numpy(x.astype(np.float32)) for x in (centre, rotation, k)]
+    return UnitCameras(tensors[0], tensors[1], tensors[2], size_px)
 
 
 def pixel_size(posed: PosedCapture, unit_from_world: Similarity) -> float:
@@ -76,7 +84,8 @@ def pixel_size(posed: PosedCapture, unit_from_world: Similarity) -> float:
 class Piece:
     """A view's pixels of one stratum (the object's or those beside it), sorted by tile."""
 
-    pixel: Int16[np.ndarray, "n 2"]
+    pixel: np.ndarray
+    """(n, 2) int16, column and row."""
     rgb: UInt8[np.ndarray, "n 3"]
     coarse: UInt8[np.ndarray, "n n_coarse 3"]
     label: UInt8[np.ndarray, " n"]
@@ -170,21 +179,22 @@ def join(inner: list[tuple[int, Piece]], outer: list[tuple[int, Piece]]) -> Pixe
     pieces = [piece for _, piece in inner + outer]
     n_errors = [int(p.error_idx.max(initial=-1)) + 1 for p in pieces]
     first_error = np.concatenate([[0], np.cumsum(n_errors)])
+    in_tile = np.concatenate([p.n_in_tile for p in pieces])
     tiles = Tiles(
-        start=np.concatenate([[0], np.cumsum(np.concatenate([p.n_in_tile for p in pieces]))]).astype(np.int64),
+        start=torch.from_numpy(np.concatenate([[0], np.cumsum(in_tile)])),
         n_object=sum(len(p.n_in_tile) for _, p in inner),
-        detail=np.concatenate([p.detail for p in pieces]).astype(np.float32),
-        edge=np.concatenate([p.edge for p in pieces]).astype(np.float32),
-        error_idx=np.concatenate([p.error_idx + k for p, k in zip(pieces, first_error[:-1], strict=True)]).astype(
-            np.int32
+        detail=torch.from_numpy(np.concatenate([p.detail for p in pieces])).float(),
+        edge=torch.from_numpy(np.concatenate([p.edge for p in pieces])).float(),
+        error_idx=torch.from_numpy(
+            np.concatenate([p.error_idx + k for p, k in zip(pieces, first_error[:-1], strict=True)])
         ),
     )
     return PixelPool(
-        view_idx=np.concatenate([np.full(len(p.label), i, np.int16) for i, p in inner + outer]),
-        pixel=np.concatenate([p.pixel for p in pieces]),
-        rgb=np.concatenate([p.rgb for p in pieces]),
-        coarse=np.concatenate([p.coarse for p in pieces]),
-        label=np.concatenate([p.label for p in pieces]),
+        view_idx=torch.from_numpy(np.concatenate([np.full(len(p.label), i, np.int16) for i, p in inner + outer])),
+        pixel=torch.from_numpy(np.concatenate([p.pixel for p in pieces])),
+        rgb=torch.from_numpy(np.concatenate([p.rgb for p in pieces])),
+        coarse=torch.from_numpy(np.concatenate([p.coarse for p in pieces])),
+        label=torch.from_numpy(np.concatenate([p.label for p in pieces])),
         n_object=sum(len(p.label) for _, p in inner),
         tiles=tiles,
     )

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+import torch
+from jaxtyping import Bool, Float32, UInt8
+from torch import Tensor
 
 from recon.surface.hashgrid import GridLayout
 
@@ -58,12 +60,11 @@ def scale_at(n_open: float, layout: GridLayout, pixel_size: float, cfg: PyramidC
 
 
 def blend_scales(
-    rgb: UInt8[np.ndarray, "n 3"], coarse: UInt8[np.ndarray, "n n_coarse 3"], scale: float
-) -> Float[np.ndarray, "n 3"]:
-    """Colours 0..1 at a scale, blended linearly between the two nearest copies; float32."""
-    below, share = int(scale), np.float32(scale - int(scale))
-    stack = [rgb, *coarse.transpose(1, 0, 2)]
-    blended = stack[below].astype(np.float32)
+    rgb: UInt8[Tensor, "n 3"], coarse: UInt8[Tensor, "n n_coarse 3"], scale: float
+) -> Float32[Tensor, "n 3"]:
+    """Colours 0..1 at a scale, blended linearly between the two nearest copies."""
+    below, share = int(scale), scale - int(scale)
+    blended = (rgb if below == 0 else coarse[:, below - 1]).float()
     if share > 0:
-        blended += share * (stack[below + 1].astype(np.float32) - blended)
-    return blended / np.float32(255)
+        blended = torch.lerp(blended, coarse[:, below].float(), share)
+    return blended / 255

@@ -4,33 +4,22 @@ Along a ray the baked SDF is taken as piecewise linear between `n_coarse + 1` pr
 (Wang et al. 2021, eq. 13) then has an exact inverse inside each piece, so that few samples fall where the
 weights are, at any sharpness. A share of the samples goes evenly to where the ray passes nearest to the surface
 and to the whole ray, so that the grid's being stale or coarse cannot hide a surface for good.
+This file holds the CPU's kernels (numba); `sampling_reference.py` holds their plain twin for any device.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32
+import torch
+from jaxtyping import Bool, Float32
 from numba import njit, prange
+from torch import Tensor
 
-WEIGHT_SHARE, NEAR_SHARE, EVEN_SHARE = 0.80, 0.15, 0.05
-"""Shares of the samples: by opacity, near misses, evenly over the ray."""
-
-
-@dataclass
-class BakedSdf:
-    """SDF values at the points of a regular grid over a box of the unit cube."""
-
-    origin: Float32[np.ndarray, "3"]
-    cell: float
-    values: Float32[np.ndarray, "nx ny nz"]
-
-    def points(self) -> Float32[np.ndarray, "n 3"]:
-        """The grid points' unit coordinates, z fastest."""
-        axes = [self.origin[d] + self.cell * np.arange(self.values.shape[d], dtype=np.float32) for d in range(3)]
-        return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3).astype(np.float32)
+from recon.surface.baked import BakedSdf
+from recon.surface.hashgrid_cpu import FAST
+from recon.surface.sampling_reference import EVEN_SHARE, NEAR_SHARE, WEIGHT_SHARE
 
 
 @njit(inline="always")
@@ -38,8 +27,8 @@ def _phi(x):
     return np.float32(1.0) / (np.float32(1.0) + math.exp(-x))
 
 
-@njit(fastmath=True, inline="always")
-def _trilinear(values, x, y, z):
+@njit(fastmath=FAST, inline="always")
+def trilinear(values, x, y, z):
     nx, ny, nz = values.shape
     x, y, z = min(max(x, 0.0), nx - 1.001), min(max(y, 0.0), ny - 1.001), min(max(z, 0.0), nz - 1.001)
     i, j, k = int(x), int(y), int(z)
@@ -51,7 +40,7 @@ def _trilinear(values, x, y, z):
     return (c00 * (1 - fy) + c10 * fy) * (1 - fz) + (c01 * (1 - fy) + c11 * fy) * fz
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FAST, cache=True)
 def clip_to_planes(origin, direction, planes):
     """The ray's part inside all half-spaces n . x + d <= 0 (Cyrus and Beck 1978); empty if t0 >= t1."""
     t0, t1 = 0.0, 1e9
@@ -68,12 +57,12 @@ def clip_to_planes(origin, direction, planes):
     return t0, t1
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FAST, cache=True)
 def _coarse_pdf(values, origin, cell, ray_o, ray_d, t0, dt, inv_s, n_coarse, f, near, pdf):
     """Probe the baked SDF into f (n_coarse + 1) and write the proposal's share per piece into pdf (n_coarse)."""
     for i in range(n_coarse + 1):
         t = t0 + dt * i
-        f[i] = _trilinear(
+        f[i] = trilinear(
             values,
             (ray_o[0] + t * ray_d[0] - origin[0]) / cell,
             (ray_o[1] + t * ray_d[1] - origin[1]) / cell,
@@ -95,7 +84,7 @@ def _coarse_pdf(values, origin, cell, ray_o, ray_d, t0, dt, inv_s, n_coarse, f, 
         pdf[i] += NEAR_SHARE * near[i] / max(near_sum, 1e-9) + EVEN_SHARE / n_coarse
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FAST, cache=True)
 def _invert(f0, f1, inv_s, share):
     """Position 0..1 in a piece at which `share` of its opacity is reached, for a linear SDF from f0 to f1."""
     a, b = _phi(f0 * inv_s), _phi(f1 * inv_s)
@@ -106,7 +95,7 @@ def _invert(f0, f1, inv_s, share):
     return min(max((f0 - value) / (f0 - f1), 0.0), 1.0)
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FAST, cache=True)
 def _sample(values, origin, cell, rays_o, rays_d, planes, inv_s, n_coarse, jitter, edges, hit):
     n_edges = edges.shape[1]
     for r in prange(rays_o.shape[0]):
@@ -133,37 +122,24 @@ def _sample(values, origin, cell, rays_o, rays_d, planes, inv_s, n_coarse, jitte
             edges[r, k] = t0 + dt * (piece + _invert(f[piece], f[piece + 1], inv_s, share))
 
 
-def proposal_reference(sdf: Float[np.ndarray, " n_probes"], inv_s: float) -> Float[np.ndarray, " n_pieces"]:
-    """The proposal's share per piece of one ray, from the SDF at its probes (n_pieces + 1): `_coarse_pdf`'s twin."""
-    phi = 1 / (1 + np.exp(-sdf.astype(float) * inv_s))
-    alpha = np.clip((phi[:-1] - phi[1:]) / np.maximum(phi[:-1], 1e-6), 0, 1)
-    transmitted = np.concatenate([[1.0], np.cumprod(1 - alpha)[:-1]])
-    height = np.maximum(sdf[:-1], 0)
-    near = np.exp(-np.minimum((height - height.min()) * inv_s, 40)) * transmitted
-    even = np.full(len(alpha), EVEN_SHARE / len(alpha))
-    share: np.ndarray = WEIGHT_SHARE * transmitted * alpha + NEAR_SHARE * near / max(near.sum(), 1e-9) + even
-    return share
-
-
 def sample_rays(
     baked: BakedSdf,
-    rays_o: Float32[np.ndarray, "n_rays 3"],
-    rays_d: Float32[np.ndarray, "n_rays 3"],
-    planes: Float[np.ndarray, "n_planes 4"],
+    rays_o: Float32[Tensor, "n_rays 3"],
+    rays_d: Float32[Tensor, "n_rays 3"],
+    planes: Float32[Tensor, "n_planes 4"],
     inv_s: float,
     n_samples: int,
-    jitter: Float32[np.ndarray, "n_rays n_edges"],
+    jitter: Float32[Tensor, "n_rays n_edges"],
     n_coarse: int = 128,
-) -> tuple[Float32[np.ndarray, "n_rays n_edges"], np.ndarray]:
+) -> tuple[Float32[Tensor, "n_rays n_edges"], Bool[Tensor, " n_rays"]]:
     """Sorted edges of `n_samples` sections along each ray (n_edges = n_samples + 1), and which rays hit the hull.
 
     rays in the unit cube; planes: the hull's half-spaces there; inv_s: sharpness of the proposal; jitter in
     [0, 1) draws each edge within its stratum. Edges of rays that miss are 0.
     """
-    edges = np.empty((len(rays_o), n_samples + 1), np.float32)
-    hit = np.empty(len(rays_o), np.bool_)
+    edges, hit = torch.empty(len(rays_o), n_samples + 1), torch.empty(len(rays_o), dtype=torch.bool)
     _sample(
-        baked.values, baked.origin, np.float32(baked.cell), rays_o, rays_d, planes.astype(np.float32),
-        np.float32(inv_s), n_coarse, jitter, edges, hit,
+        baked.values.numpy(), baked.origin.numpy(), np.float32(baked.cell), rays_o.numpy(), rays_d.numpy(),
+        planes.numpy(), np.float32(inv_s), n_coarse, jitter.numpy(), edges.numpy(), hit.numpy(),
     )  # fmt: skip
     return edges, hit

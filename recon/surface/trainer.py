@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
+from recon.surface.baked import BakedSdf
 from recon.surface.baking import Baker
-from recon.surface.batch import LOOKED_THROUGH_MARGIN, Batch, Data, draw_batch
+from recon.surface.batch import Batch, Data, draw_batch
 from recon.surface.config import SurfaceConfig
-from recon.surface.field import Engine, Field
+from recon.surface.engine import Engine, open_sampler
+from recon.surface.field import Field
+from recon.surface.hidden import HiddenSpace
 from recon.surface.importance import RayDraw
-from recon.surface.losses import Losses, eikonal, opacity_loss, point_loss
+from recon.surface.losses import Losses, curvature, eikonal, opacity_loss, point_loss
+from recon.surface.patches import PatchRays, patch_loss
 from recon.surface.pixels import OBJECT, OUTSIDE, UNSURE
 from recon.surface.pyramid import blend_scales, scale_at
+from recon.surface.random_numbers import RandomNumbers
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
 from recon.surface.trust import WEIGH_EVERY, PhotoErrors
 
+HIDDEN_SLACK = 0.02
+"""How far the surface may move inwards freely, in edges of the unit cube."""
+
 
 class Trainer:
-    """The field, its optimiser and the state of the training."""
+    """The field, its optimiser and the state of the training, all on the device of a resolved engine."""
 
     def __init__(self, cfg: SurfaceConfig, engine: Engine, data: Data, n_views: int) -> None:
         torch.manual_seed(cfg.seed)
-        self.cfg, self.data, self.step = cfg, data, 0
-        self.rng = np.random.default_rng(cfg.seed)
-        self.field = Field(cfg.field_config(), engine)
-        self.log_gain = torch.zeros(n_views, 3, requires_grad=True)
+        self.cfg, self.step = cfg, 0
+        self.field = Field(cfg.field_config(), engine, cfg.precision)
+        self.device = self.field.table.device
+        self.data, self.sample_rays = data.to(self.device), open_sampler(engine)
+        self.rng = RandomNumbers(cfg.seed, self.device)
+        self.log_gain = torch.zeros(n_views, 3, device=self.device, requires_grad=True)
         networks = [p for k, p in self.field.named_parameters() if k != "table"]
         self.optimizer = torch.optim.Adam(
             [{"params": [self.field.table], "scale": 1.0}, {"params": [*networks, self.log_gain], "scale": 0.25}],
@@ -39,10 +50,27 @@ class Trainer:
             fused=True,
         )
         self.first_inv_s = cfg.first_inv_s
-        self.rays = RayDraw(cfg.importance, data.pool.tiles, self.log_gain.device)
-        self.photos = PhotoErrors(cfg.trust, n_views, self.log_gain.device)
-        self.averages: dict[str, float] = {}
-        """Running means of the loss's terms."""
+        self.unseen = HiddenSpace(torch.zeros(0, 3), torch.zeros(0), 0.0).to(self.device)
+        """What no camera sees past the surface as it was baked last."""
+        self.rate, self.gradient_norm = 1.0, 0.0
+        self._averages: dict[str, Tensor] = {}
+        self.rays = RayDraw(cfg.importance, self.data.pool.tiles)
+        self.photos = PhotoErrors(cfg.trust, n_views, self.device)
+
+    @property
+    def averages(self) -> dict[str, float]:
+        """Running means of the loss's terms and, as `total`, of their sum; reading them waits for the device."""
+        if not self._averages:
+            return {}
+        return dict(zip(self._averages, torch.stack(list(self._averages.values())).tolist(), strict=True))
+
+    def parameters(self) -> list[Tensor]:
+        """All that is trained."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def calm(self, rate: float, gradient_norm: float) -> None:
+        """From now on multiply the learning rates by `rate`, and shorten gradients to `gradient_norm` (0: never)."""
+        self.rate, self.gradient_norm = rate, gradient_norm
 
     def centred_gain(self) -> Float[Tensor, "n_views 3"]:
         """Per-photo log gains with zero mean, so that they cannot shift the object's own colour."""
@@ -56,13 +84,19 @@ class Trainer:
         share = min(1.0, self.step / self.cfg.n_steps / 0.8)
         return float(self.first_inv_s * (self.cfg.last_inv_s / self.first_inv_s) ** share)
 
+    def point_reach(self) -> float:
+        """How far a prior point may be from the surface at this step before it counts half, in unit lengths."""
+        share = min(1.0, self.step / self.cfg.n_steps / self.cfg.open_share)
+        return float(self.cfg.first_point_reach * (self.cfg.last_point_reach / self.cfg.first_point_reach) ** share)
+
     def warm_start(self, points: np.ndarray, values: np.ndarray, n_steps: int = 200, n_points: int = 8192) -> None:
         """Regress the SDF to the visual hull's before any ray is rendered."""
         self.field.open_levels(self.cfg.first_levels)
+        here, wanted = (torch.from_numpy(a).to(self.device) for a in (points, values))
         for _ in range(n_steps):
-            chosen = self.rng.integers(len(points), size=n_points)
-            sdf, gradient, _ = self.field.geometry(torch.from_numpy(points[chosen]))
-            loss = 10 * (sdf - torch.from_numpy(values[chosen])).abs().mean() + 0.1 * eikonal(gradient)
+            chosen = self.rng.integers(0, len(points), size=n_points)
+            sdf, gradient, _ = self.field.geometry(here[chosen])
+            loss = 10 * (sdf - wanted[chosen]).abs().mean() + 0.1 * eikonal(gradient)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -73,7 +107,7 @@ class Trainer:
         warm = min(1.0, (self.step + 1) / 100)
         decay = 0.03 ** max(0.0, (done - 0.3) / 0.7)
         for group in self.optimizer.param_groups:
-            group["lr"] = cfg.learning_rate * group["scale"] * warm * decay
+            group["lr"] = cfg.learning_rate * group["scale"] * warm * decay * self.rate
         opened = cfg.first_levels + (cfg.n_levels - cfg.first_levels) * done / cfg.open_share
         n_open = min(opened, cfg.n_levels)
         self.field.open_levels(n_open)
@@ -84,26 +118,36 @@ class Trainer:
     def train_step(self, baker: Baker) -> None:
         """One step of the optimiser on one batch of rays and points."""
         self.schedule()
-        losses = self.losses(draw_batch(self.data, self.rays, self.cfg, self.rng, baker.baked, self.inv_s()))
+        losses = self.losses(self.draw(baker), baker.baked)
+        total = losses.total(self.cfg.loss, self.patch_weight())
         self.optimizer.zero_grad()
-        losses.total(self.cfg.loss).backward()
+        total.backward()
+        if self.gradient_norm:
+            nn.utils.clip_grad_norm_(self.parameters(), self.gradient_norm)
         self.optimizer.step()
         self.step += 1
-        for k, v in losses.values().items():
-            self.averages[k] = 0.95 * self.averages.get(k, v) + 0.05 * v
+        for k, v in (losses.values() | {"total": total.detach()}).items():
+            self._averages[k] = 0.95 * self._averages.get(k, v) + 0.05 * v
 
-    def losses(self, batch: Batch) -> Losses:
+    def draw(self, baker: Baker) -> Batch:
+        """What the next step trains on."""
+        return draw_batch(
+            self.data, self.rays, self.cfg, self.rng, baker.baked, self.unseen, self.inv_s(), self.sample_rays
+        )
+
+    def losses(self, batch: Batch, baked: BakedSdf) -> Losses:
         """Render the batch's rays and compare them with the photos, the prior cloud and the visual hull."""
         cfg, data = self.cfg, self.data
         shape = (len(batch.edges), cfg.n_samples)
         middle, length = (batch.edges[:, 1:] + batch.edges[:, :-1]) / 2, batch.edges.diff(dim=1)
         x = (batch.origin[:, None] + middle[..., None] * batch.direction[:, None]).reshape(-1, 3)
         # one pass through the field for all points: a kernel call costs as much as a few hundred points
-        parts = [x, data.points[batch.point_idx], data.free_points[batch.free_idx], batch.looked_through]
+        aside = self.neighbours(batch, middle)
+        parts = [x, data.points[batch.point_idx], data.free_points[batch.free_idx], batch.hidden, aside]
         together = torch.cat(parts)
         sdf, gradient, geometry = self.field.geometry(together)
         normal = gradient / (gradient.norm(dim=1, keepdim=True) + 1e-6)
-        n, m, k = np.cumsum([len(part) for part in parts[:3]])
+        n, m, k, j = np.cumsum([len(part) for part in parts[:4]])
         direction = batch.direction[:, None].expand(*shape, 3).reshape(-1, 3)
         share = min(1.0, self.step / max(cfg.cosine_share * cfg.n_steps, 1e-6)) if cfg.cosine_share else 1.0
         cosine = annealed_cosine((gradient[:n] * direction).sum(1), share)
@@ -111,26 +155,56 @@ class Trainer:
         weights = ray_weights(opacity)
         colour = self.field.radiance(x, direction, normal[:n], geometry[:n]).view(*shape, 3)
         colour_term, mask_term = self.compare(batch, weights, colour)
-        beyond_hull = torch.relu(data.free_distance[batch.free_idx] - sdf[m:k])
-        # half the margin: the SDF in front of a slanted surface is smaller than the way to it
-        in_view = torch.relu(LOOKED_THROUGH_MARGIN / 2 - sdf[k:])
+        too_near = torch.relu(data.free_distance[batch.free_idx] - sdf[m:k])
         prior_normal, confidence = data.normals[batch.point_idx], data.confidence[batch.point_idx]
         return Losses(
             colour=colour_term,
             mask=mask_term,
             eikonal=eikonal(gradient),
-            points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, cfg.loss),
-            free_space=beyond_hull.sum() / max(len(beyond_hull), 1) + in_view.sum() / max(len(in_view), 1),
+            points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, self.point_reach(), cfg.loss),
+            free_space=too_near.sum() / max(len(too_near), 1),
+            hidden=torch.relu(sdf[k:j] + (batch.hidden_depth - HIDDEN_SLACK).clamp(min=0)).sum() / max(j - k, 1),
+            curvature=curvature(normal[:n].view(*shape, 3)[: len(aside), cfg.n_samples // 2], normal[j:]),
             gain=(self.log_gain**2).mean(),
+            patches=self.compare_patches(batch, middle, sdf[:n].view(shape).detach(), baked),
         )
+
+    def neighbours(self, batch: Batch, middle: Float[Tensor, "n_rays n_samples"]) -> Float[Tensor, "n 3"]:
+        """Points a cell of the finest open level beside some rays' middle samples, where most of the weight lies."""
+        n, k = len(batch.step_aside), self.cfg.n_samples // 2
+        at_surface = batch.origin[:n] + middle[:n, k : k + 1] * batch.direction[:n]
+        return at_surface + batch.step_aside * self.finest_cell()
+
+    def finest_cell(self) -> float:
+        """Edge of a cell of the finest open level of the hash grid."""
+        n_open = max(int(self.field.level_weight.sum().ceil()), 1)
+        return float(1 / self.field.layout.scales()[n_open - 1])
+
+    def patch_weight(self) -> float:
+        """Of the patches' term at this step."""
+        return self.cfg.patches.weight_at(self.step / self.cfg.n_steps)
+
+    def compare_patches(
+        self,
+        batch: Batch,
+        middle: Float[Tensor, "n_rays n_samples"],
+        sdf: Float[Tensor, "n_rays n_samples"],
+        baked: BakedSdf,
+    ) -> Float[Tensor, ""]:
+        """The patches' term on the object's rays; 0 while it has no weight."""
+        if self.data.photos is None or self.patch_weight() == 0:
+            return torch.zeros((), device=sdf.device)
+        on = self.data.pool.label[batch.pixel_idx] == OBJECT
+        rays = PatchRays(batch.view_idx[on], batch.origin[on], batch.direction[on], middle[on], sdf[on])
+        return patch_loss(self.field.geometry, self.data.photos, rays, baked, self.cfg.patches)
 
     def compare(
         self, batch: Batch, weights: Float[Tensor, "n_rays n_samples"], colour: Float[Tensor, "n_rays n_samples 3"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The colour term (mean absolute difference on the object) and the mask term."""
-        pool, chosen = self.data.pool, batch.pixel_idx
-        label = torch.from_numpy(pool.label[chosen])
-        target = torch.from_numpy(blend_scales(pool.rgb[chosen], pool.coarse[chosen], self.scale))
+        pool = self.data.pool
+        label = pool.label[batch.pixel_idx]
+        target = blend_scales(pool.rgb[batch.pixel_idx], pool.coarse[batch.pixel_idx], self.scale)
         accumulated = weights.sum(1)
         gain = torch.exp(self.centred_gain()[batch.view_idx])
         # what is still transparent is filled with the photo: opacity is the masks' business alone, so that the
@@ -145,41 +219,47 @@ class Trainer:
         colour_term = (counts * difference).sum() / (counts * on).sum().clamp(min=1e-6)
         return colour_term, (counts * opacity).sum() / counts.sum().clamp(min=1e-6)
 
-    def observe_photos(self, batch: Batch, errors: Float[Tensor, "2 n_rays"], label: Int[Tensor, " n_rays"]) -> None:
+    def observe_photos(self, batch: Batch, errors: Float[Tensor, "2 n_rays"], label: UInt8[Tensor, " n_rays"]) -> None:
         """Take in what each photo's rays miss by in colour and opacity; those that miss the hull have opacity 0."""
-        missed = torch.from_numpy(self.data.pool.label[batch.missed_idx])
+        pool = self.data.pool
+        missed = pool.label[batch.missed_idx]
+        wrong = torch.stack([torch.zeros_like(batch.missed_weight), (missed == OBJECT).float()])
+        seen = torch.stack([label == OBJECT, label != UNSURE]) * batch.weight
         # no colour is seen where the hull is missed
-        label_of = torch.stack([torch.cat([label, torch.full_like(missed, UNSURE)]), torch.cat([label, missed])])
-        weight = torch.cat([batch.weight, batch.missed_weight])
+        seen_missed = torch.stack([torch.zeros_like(missed), missed != UNSURE]) * batch.missed_weight
         self.photos.observe(
-            torch.cat([batch.view_idx, torch.from_numpy(self.data.pool.view_idx[batch.missed_idx].astype(np.int64))]),
-            torch.cat([errors, torch.stack([torch.zeros(len(missed)), (missed == OBJECT).float()])], 1),
-            weight * torch.stack([label_of[0] == OBJECT, label_of[1] != UNSURE]),
+            torch.cat([batch.view_idx, pool.view_idx[batch.missed_idx].long()]),
+            torch.cat([errors, wrong], 1),
+            torch.cat([seen, seen_missed], 1),
         )
 
-    def save(self, path: Path) -> None:
-        """Write everything that `restore` needs, whole or not at all."""
-        state = {
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs to go on as if nothing had happened: tensors and plain values."""
+        return {
+            "step": self.step,
             "field": self.field.state_dict(),
+            "level_weight": self.field.level_weight,
             "log_gain": self.log_gain.detach(),
             "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "averages": self.averages,
-            "rng": self.rng.bit_generator.state,
+            "averages": dict(self._averages),
             "rays": self.rays.state(),
             "photos": self.photos.state(),
+            "calm": [self.rate, self.gradient_norm],
+            "unseen": self.unseen.state(),
+            "draws": {"batches": self.rng.state(), "torch": torch.get_rng_state()},
         }
-        torch.save(state, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
 
-    def restore(self, path: Path) -> None:
-        """Continue where `save` was called."""
-        state = torch.load(path, weights_only=False)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back, or on, to where `state` was called, be it by another engine."""
+        self.step, self._averages = state["step"], {k: v.to(self.device) for k, v in state["averages"].items()}
         self.field.load_state_dict(state["field"])
+        self.field.level_weight = state["level_weight"]
         with torch.no_grad():
             self.log_gain.copy_(state["log_gain"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.averages = state["step"], state["averages"]
-        self.rng.bit_generator.state = state["rng"]
         self.rays.restore(state["rays"])
         self.photos.restore(state["photos"])
+        self.unseen = HiddenSpace.from_state(state["unseen"]).to(self.device)
+        self.calm(*state["calm"])
+        self.rng.restore(state["draws"]["batches"], self.step)
+        torch.set_rng_state(state["draws"]["torch"])

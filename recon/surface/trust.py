@@ -13,7 +13,6 @@ z being the larger of its two terms: 1 up to z0, a half at 2 z0, and less with t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -84,10 +83,10 @@ class PhotoErrors:
         beyond = np.maximum(self.spreads_above().max(0) - self.cfg.tolerance, 0) / self.cfg.tolerance
         return 1 / (1 + beyond**2)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Tensor]:
         return {"sums": self.sums, "counts": self.counts}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Tensor]) -> None:
         self.sums.copy_(state["sums"])
         self.counts.copy_(state["counts"])
 

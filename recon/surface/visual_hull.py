@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float32
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from recon.data import ObjectRegion, PosedCapture, PriorCloud
-from recon.surface.free_space import carve_looked_through, towards_best_view
-from recon.surface.sampling import BakedSdf
+from recon.surface.baked import BakedSdf
+from recon.surface.free_space import carve_looked_through, towards_best_views
 from recon.transforms import Similarity
 
 
@@ -39,16 +40,33 @@ def hull_sdf(
     Few photos, or photos from one side, leave a hull far outside the object, and a fit that starts there stays there.
     Smoothed by one cell, since a field cannot and need not learn the staircase of a voxel carving.
     """
-    points_world = unit_from_world.inverse().apply(baked.points().astype(np.float64))
+    shape = tuple(baked.values.shape)
+    points_world = unit_from_world.inverse().apply(baked.points().cpu().numpy().astype(np.float64))
     solid = carve(posed, region, points_world) & region.inside_hull(points_world)
-    solid = solid.reshape(baked.values.shape)
+    solid = solid.reshape(shape)
     if not solid.any():  # masks that contradict each other everywhere: the hull itself is all that is known
-        solid = region.inside_hull(points_world).reshape(baked.values.shape)
-    towards = towards_best_view(posed, prior, 2 * baked.cell / unit_from_world.scale)
+        solid = region.inside_hull(points_world).reshape(shape)
+    towards = towards_best_views(posed, prior, 2 * baked.cell / unit_from_world.scale)
     points = unit_from_world.apply(prior.points_world)
     towards_unit = towards @ unit_from_world.rotation.T
-    carved = carve_looked_through(solid, baked.origin, baked.cell, points, towards_unit)
+    carved = carve_looked_through(solid, baked.origin.cpu().numpy(), baked.cell, points, towards_unit)
     return signed_distance(solid, baked.cell), signed_distance(carved if carved.any() else solid, baked.cell)
+
+
+def free_space(
+    points: Float32[np.ndarray, "n 3"],
+    hull: Float32[np.ndarray, " n"],
+    carved: Float32[np.ndarray, " n"],
+    cell: float,
+) -> tuple[Float32[np.ndarray, "n_free 3"], Float32[np.ndarray, " n_free"]]:
+    """Those of a grid's points that are outside for sure, and how far at least.
+
+    hull, carved: distances of the points to the visual hull and to what prior points leave of it. Masks are right to a
+    few pixels and their carving to half a cell: one cell of slack; what prior points are seen through is less sure: 2.
+    """
+    distance = np.maximum(hull - cell, carved - 2 * cell).astype(np.float32)
+    free = distance > 0
+    return points[free], distance[free]
 
 
 def signed_distance(solid: np.ndarray, cell: float) -> np.ndarray:

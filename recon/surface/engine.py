@@ -1,0 +1,142 @@
+"""Which kernels evaluate the surface, on which device, and at which precision.
+
+All engines share one set of parameters (`recon/surface/field.py`), so that a checkpoint of one serves the others. What
+each needs is imported only where it is chosen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from recon.device import TINYCUDANN_PAGE, fastest_engine, gpu_name, has_package
+from recon.errors import UserError
+from recon.surface.baked import BakedSdf
+from recon.surface.hashgrid import GridLayout, Pull
+
+
+class Engine(Enum):
+    """What evaluates the hash grid."""
+
+    auto = "auto"
+    cpu = "cpu"
+    reference = "reference"
+    triton = "triton"
+    tcnn = "tcnn"
+
+
+class Precision(Enum):
+    """What the colour network is evaluated in; all else is always float32."""
+
+    auto = "auto"
+    single = "single"
+    half = "half"
+
+
+@runtime_checkable
+class Grid(Protocol):
+    """A hash grid of one layout, evaluated by one engine."""
+
+    def encode(
+        self,
+        table: Float[Tensor, "n_rows n_features"],
+        x: Float[Tensor, "n 3"],
+        level_weight: Float[Tensor, " n_levels"],
+    ) -> tuple[Float[Tensor, "n n_encoded"], Pull]:
+        """Features F at x, and the function g -> J^T g with J = dF / dx; differentiable in table and g, not in x.
+
+        A function instead of J, since tiny-cuda-nn never writes J out.
+        """
+        ...
+
+    def features(
+        self,
+        table: Float[Tensor, "n_rows n_features"],
+        x: Float[Tensor, "n 3"],
+        level_weight: Float[Tensor, " n_levels"],
+    ) -> Float[Tensor, "n n_encoded"]:
+        """Features alone, without gradients."""
+        ...
+
+
+SampleRays = Callable[
+    [BakedSdf, Float[Tensor, "n_rays 3"], Float[Tensor, "n_rays 3"], Float[Tensor, "n_planes 4"], float, int, Tensor],
+    tuple[Float[Tensor, "n_rays n_edges"], Bool[Tensor, " n_rays"]],
+]
+"""See `recon.surface.sampling.sample_rays`."""
+
+
+def resolve(engine: Engine) -> Engine:
+    """The engine that will be used: `auto` becomes the fastest here. Raises UserError where what it needs is not."""
+    chosen = Engine(fastest_engine()) if engine is Engine.auto else engine
+    if chosen is Engine.cpu and not has_package("numba"):
+        raise UserError("The engine cpu needs numba: `pip install numba`, or choose surface.engine=reference (slow).")
+    if chosen is Engine.triton and not has_package("triton"):
+        raise UserError("The engine triton needs Triton: `pip install triton`, or leave surface.engine=auto.")
+    if chosen is Engine.tcnn and not has_package("tinycudann"):
+        raise UserError(
+            f"The engine tcnn needs tiny-cuda-nn: install its PyTorch extension as {TINYCUDANN_PAGE} says, or leave "
+            "surface.engine=auto."
+        )
+    if chosen in (Engine.triton, Engine.tcnn) and gpu_name() is None and not _is_interpreted(chosen):
+        raise UserError(
+            f"The engine {chosen.name} needs a CUDA device that torch can use, and there is none: leave "
+            "surface.engine=auto."
+        )
+    return chosen
+
+
+def _is_interpreted(engine: Engine) -> bool:
+    return engine is Engine.triton and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def device_for(engine: Engine) -> torch.device:
+    """Where a resolved engine works; the reference takes a GPU if there is one."""
+    on_cpu = engine is Engine.cpu or gpu_name() is None or _is_interpreted(engine)
+    return torch.device("cpu" if on_cpu else "cuda")
+
+
+def is_half(precision: Precision, device: torch.device) -> bool:
+    """Whether the colour network is evaluated in half precision. Raises UserError where the device has none."""
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision is Precision.half and not able:
+        raise UserError(
+            "surface.precision=half needs a CUDA device with bfloat16 (NVIDIA Ampere or newer): leave it at auto."
+        )
+    return able and precision is not Precision.single
+
+
+def open_grid(engine: Engine, layout: GridLayout) -> Grid:
+    """The grid of a resolved engine."""
+    if engine is Engine.tcnn:
+        from recon.surface.tiny_cuda_nn import TcnnGrid
+
+        return TcnnGrid(layout)
+    if engine is Engine.triton:
+        from recon.surface.hashgrid_triton import TritonGrid
+
+        return TritonGrid(layout)
+    if engine is Engine.cpu:
+        from recon.surface.hashgrid_cpu import CpuGrid
+
+        return CpuGrid(layout)
+    from recon.surface.hashgrid import ReferenceGrid
+
+    return ReferenceGrid(layout)
+
+
+def open_sampler(engine: Engine) -> SampleRays:
+    """What places a resolved engine's samples on rays."""
+    if engine is Engine.cpu:
+        from recon.surface.sampling import sample_rays
+
+        return sample_rays
+    from recon.surface.sampling_reference import sample_rays_reference
+
+    return sample_rays_reference

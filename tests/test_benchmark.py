@@ -1,0 +1,85 @@
+"""The benchmark's surface tables: options, ablations that compose, captures made larger, and their judge."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from recon.evaluate.score import read_views, score_geometry
+from recon.transforms import Similarity
+
+ROOT = Path(__file__).parent.parent
+OWL = ROOT / "examples" / "owl"
+
+
+@pytest.fixture
+def surface(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import benchmark_surface
+
+    yield benchmark_surface
+    sys.modules.pop("benchmark_surface")
+
+
+def test_every_ablation_is_an_option_that_changes_something(surface):
+    everything = surface.options([]).surface
+    changed = [surface.options(change).surface for name, change in surface.ABLATIONS if name != "everything"]
+    assert all(cfg != everything for cfg in changed) and len(set(map(repr, changed))) == len(changed)
+    assert surface.options(["preset=draft", "surface.n_steps=7"]).surface.n_steps == 7
+
+
+def test_a_capture_is_made_larger_and_smaller(surface, tmp_path):
+    surface.make_grown(OWL, 12, 0.12, tmp_path / "small")
+    surface.make_grown(OWL, 3, 1.92, tmp_path / "large")
+    small, large = sorted((tmp_path / "small").iterdir()), sorted((tmp_path / "large").iterdir())
+    assert len(small) == 12 and [p.stem for p in large] == ["IMG_0001", "IMG_0013", "IMG_0025"]
+    with Image.open(small[0]) as a, Image.open(large[0]) as b, Image.open(OWL / "images" / large[0].name) as original:
+        assert a.size == (400, 300) and b.size == (1600, 1200)
+        assert dict(a.getexif()) == dict(original.getexif())
+    with pytest.raises(SystemExit, match=r"make_capture\.py --photos 100"):
+        surface.make_grown(OWL, 100, 1.0, tmp_path / "many")
+
+
+def test_sizes_are_read_off_the_words(surface):
+    wanted, rest = surface.sizes(["photos=24,48", "megapixels=1,2", "preset=draft"])
+    assert wanted == [(24, 1.0), (48, 1.0), (48, 2.0)] and rest == ["preset=draft"]
+    assert len(surface.sizes([])[0]) == len(surface.PHOTO_COUNTS) + len(surface.MEGAPIXELS) - 1
+
+
+def test_growth_is_drawn(surface, tmp_path):
+    stages = ("read_capture", "fit_surface")
+    runs = {
+        size: surface.Run(size[0], size[0], dict.fromkeys(stages, 10.0 + size[0]), dict.fromkeys(stages, 900), {})
+        for size in ((24, 1.0), (48, 1.0), (48, 2.0))
+    }
+    surface.draw_growth(runs, tmp_path / "growth.png")
+    assert np.asarray(Image.open(tmp_path / "growth.png")).std() > 10
+
+
+def test_a_row_has_a_cell_for_every_column(surface):
+    seconds, peak = {"fit_surface": 61.2, "extract_mesh": 9.0}, {"fit_surface": 2500, "extract_mesh": 900}
+    score = {"chamfer_pct": 0.1, "fscore_0.5": 0.97, "fscore_1.0": 0.99, "normals": 0.95}
+    for judged in (score, {}):
+        row = surface.surface_row("everything", surface.Run(48, 47, seconds, peak, judged))
+        assert len(row) == len(surface.SURFACE) and row[1] == "47 / 48" and row[-1] == "2500"
+
+
+def test_the_geometry_score_knows_the_truth_and_a_shifted_copy():
+    truth = trimesh.load(OWL / "gt" / "mesh.ply", process=False)
+    turn = np.array([[0, -1.0, 0], [1, 0, 0], [0, 0, 1]])
+    world_from_truth = Similarity(3.0, turn, np.array([0.2, -0.1, 0.4]))
+    train = read_views(OWL / "gt" / "transforms.json", "train")
+    centres = {t.view.name: world_from_truth.apply(t.view.centre_world()[None])[0] for t in train}
+    vertices = np.asarray(truth.vertices, float)
+    perfect = score_geometry(world_from_truth.apply(vertices), truth.faces, centres, OWL, 20_000)
+    assert perfect["registered"] == perfect["photos"] == 36
+    # two samplings of one surface are as far apart as their spacing: 200,000 points on it
+    assert perfect["chamfer_pct"] < 0.15 and perfect["fscore_0.5"] > 0.99 and perfect["normals"] > 0.95
+    shift = 0.02 * float(np.linalg.norm(truth.extents)) * np.array([0, 0, 1.0])
+    moved = score_geometry(world_from_truth.apply(vertices + shift), truth.faces, centres, OWL, 20_000)
+    assert 0.4 < moved["chamfer_pct"] <= 2.0 and moved["fscore_0.5"] < 0.7

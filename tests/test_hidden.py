@@ -1,0 +1,56 @@
+"""Space that no camera sees past the surface."""
+
+import numpy as np
+import pytest
+import torch
+from test_surface import RADIUS, sphere_scene
+
+from recon.surface.baking import Baker, unit_from_region, unit_planes
+from recon.surface.hidden import depth_image, find_hidden
+from recon.surface.pixels import unit_cameras
+
+
+@pytest.fixture
+def sphere(tmp_path):
+    """A baker that holds a sphere's SDF, its cameras and planes, and the radius in the unit cube."""
+    posed, region = sphere_scene(tmp_path, n_views=16)
+    unit_from_world = unit_from_region(region)
+    baker = Baker(region, unit_from_world, 48, torch.device("cpu"))
+    radius = RADIUS * unit_from_world.scale
+    distance = (baker.points - 0.5).norm(dim=1) - radius
+    baker.baked.values[:] = distance.reshape(baker.baked.values.shape)
+    return baker, unit_cameras(posed, unit_from_world), torch.from_numpy(unit_planes(region, unit_from_world)), radius
+
+
+def test_depth_image_is_the_sphere_s(sphere):
+    baker, cameras, planes, radius = sphere
+    depth, _ = depth_image(baker.baked, cameras, 0, planes.numpy())
+    centre = np.array(depth.shape) // 2
+    nearest = float((cameras.centre[0] - 0.5).norm()) - radius
+    assert depth[tuple(centre)] == pytest.approx(nearest, abs=baker.baked.cell)
+    assert depth[0, 0] > 1e8
+
+
+def test_inside_is_hidden_and_its_depth_is_the_way_out(sphere):
+    baker, cameras, planes, radius = sphere
+    hidden = find_hidden(baker.baked, baker.inside(), cameras, planes)
+    depth = radius - np.linalg.norm(hidden.points.numpy() - 0.5, axis=1)
+    # the cameras stand above: below the sphere some space outside it is hidden too
+    above = hidden.points[:, 2].numpy() > 0.5
+    assert depth[above].min() > -2 * baker.baked.cell
+    assert np.abs(hidden.depth.numpy() - depth)[above & (depth < 0.5 * radius)].max() < 3 * baker.baked.cell
+    inside = np.linalg.norm(baker.points[baker.inside()].numpy() - 0.5, axis=1) < radius - 2 * baker.baked.cell
+    assert len(hidden.points) > inside.sum()
+
+
+def test_a_cave_behind_a_pinhole_is_hidden(sphere):
+    baker, cameras, planes, radius = sphere
+    cell, values = baker.baked.cell, baker.baked.values.numpy()
+    offset = baker.points.numpy() - 0.5
+    from_centre = np.linalg.norm(offset, axis=1)
+    cave = from_centre < 0.5 * radius
+    pinhole = (np.linalg.norm(offset[:, 1:], axis=1) < 0.6 * cell) & (offset[:, 0] > 0)
+    values.reshape(-1)[cave | pinhole] = cell
+    hidden = find_hidden(baker.baked, baker.inside(), cameras, planes)
+    in_cave = np.linalg.norm(hidden.points.numpy() - 0.5, axis=1) < 0.5 * radius - cell
+    assert in_cave.sum() > 0.98 * (from_centre < 0.5 * radius - cell).sum()
