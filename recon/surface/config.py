@@ -70,9 +70,6 @@ class SurfaceConfig:
     """Rays a step whose normal at the surface is compared with a neighbour's."""
     learning_rate: float = 1e-2
     """Of the hash grid, at its highest; the networks take a quarter of it."""
-    adam_eps: float = 1e-15
-    """Adam's epsilon: rows of the hash grid with smaller gradients move less. Instant-NGP's is 1e-15, so that rows that
-    are seldom hit still move."""
     bake_resolution: int = 96
     """Cells along the object's longest side of the baked SDF that places the samples, in the first half."""
     bake_resolution_late: int = 160

@@ -46,7 +46,7 @@ class Trainer:
             [{"params": [self.field.table], "scale": 1.0}, {"params": [*networks, self.log_gain], "scale": 0.25}],
             lr=cfg.learning_rate,
             betas=(0.9, 0.99),
-            eps=cfg.adam_eps,
+            eps=1e-15,  # Instant-NGP's: a row that is seldom hit has tiny gradients and must still move
             fused=True,
         )
         self.first_inv_s = cfg.first_inv_s
