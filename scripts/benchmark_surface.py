@@ -35,7 +35,12 @@ SURFACE = ("variant", "photos", "Chamfer %", "F 0.5 %", "F 1 %", "normals", "fit
 
 ABLATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("everything", ()),
-    ("no image pyramid", ("surface.blurred_share=0",)),
+    ("no image pyramid", ("surface.pyramid.n_scales=1",)),
+    (
+        "rays drawn evenly",
+        tuple(f"surface.importance.{k}_share=0" for k in ("gradient", "edge", "error")),
+    ),
+    ("all photos trusted", ("surface.trust.tolerance=0",)),
     ("no prior points", ("surface.loss.points=0", "surface.loss.normals=0")),
     ("no prior normals", ("surface.loss.normals=0",)),
     ("no free space", ("surface.loss.free_space=0",)),

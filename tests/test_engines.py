@@ -337,6 +337,29 @@ def test_triton_s_kernels_compile_without_a_gpu(capability):
         assert wanted in compiled.asm["ptx"] and len(compiled.asm["cubin"]) > 0
 
 
+BITS = """
+import hashlib, torch
+from test_engines import LAYOUT, grid_results, random_rays, sphere_bake, BOX
+from recon.surface.hashgrid_cpu import CpuGrid
+from recon.surface.sampling import sample_rays
+found = [*grid_results(CpuGrid(LAYOUT), torch.device("cpu")).values()]
+rays_o, rays_d, jitter = random_rays(400)
+found.append(sample_rays(sphere_bake(), rays_o, rays_d, BOX, 100.0, 16, jitter)[0])
+print(hashlib.sha256(b"".join(v.numpy().tobytes() for v in found)).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_kernels_from_the_cache_give_the_bits_of_those_just_compiled(tmp_path):
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    said = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", BITS], env=env, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0] == said[1] != ""
+
+
 BARE_NODE = """
 import sys
 for name in ("pycolmap pymeshlab trimesh embreex xatlas skimage pillow_heif hydra omegaconf rich av rawpy onnxruntime "

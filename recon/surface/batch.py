@@ -13,6 +13,7 @@ from recon.surface.baked import BakedSdf, Placing
 from recon.surface.config import SurfaceConfig
 from recon.surface.engine import SampleRays
 from recon.surface.hidden import HiddenSpace
+from recon.surface.importance import RayDraw
 from recon.surface.patch_photos import PatchPhotos
 from recon.surface.pixels import PixelPool, UnitCameras
 from recon.surface.random_numbers import RandomNumbers
@@ -23,6 +24,8 @@ class Data:
     """What a training step draws from, in the unit cube."""
 
     pool: PixelPool
+    pixel_size: float
+    """What a pixel of the median photo covers at the object, in unit lengths."""
     cameras: UnitCameras
     planes: Float[Tensor, "n_planes 4"]
     """The hull's half-spaces."""
@@ -60,6 +63,13 @@ class Batch:
 
     pixel_idx: Int64[Tensor, " n_rays"]
     """Into the pool."""
+    tile_idx: Int64[Tensor, " n_rays"]
+    """Into the pool's tiles."""
+    weight: Float[Tensor, " n_rays"]
+    """Of each ray in the loss, as it was drawn more or less often than others."""
+    missed_idx: Int64[Tensor, " n_missed"]
+    """Pixels whose rays miss the hull; they are not rendered."""
+    missed_weight: Float[Tensor, " n_missed"]
     view_idx: Int64[Tensor, " n_rays"]
     origin: Float[Tensor, "n_rays 3"]
     direction: Float[Tensor, "n_rays 3"]
@@ -77,6 +87,7 @@ class Batch:
 
 def draw_batch(
     data: Data,
+    rays: RayDraw,
     cfg: SurfaceConfig,
     rng: RandomNumbers,
     baked: BakedSdf,
@@ -86,10 +97,8 @@ def draw_batch(
 ) -> Batch:
     """Draw rays through and beside the object, sections on them where the baked SDF puts the weights, and points."""
     pool, n_inner = data.pool, round(cfg.n_rays * cfg.object_share)
-    pixel_idx = rng.integers(0, pool.n_object, size=n_inner)
-    if pool.n_object < len(pool.label):
-        outer = rng.integers(pool.n_object, len(pool.label), size=cfg.n_rays - n_inner)
-        pixel_idx = torch.cat([pixel_idx, outer])
+    n_outer = cfg.n_rays - n_inner if pool.n_object < len(pool.label) else 0
+    pixel_idx, tile_idx, weight = rays.draw(rng, n_inner, n_outer)
     view_idx = pool.view_idx[pixel_idx].long()
     rays_o, rays_d = data.cameras.rays(view_idx, pool.pixel[pixel_idx].double() + 0.5)
     jitter = rng.random((len(pixel_idx), cfg.n_samples + 1))
@@ -108,6 +117,10 @@ def draw_batch(
     aside = rng.random((n_aside, 3)) - 0.5
     return Batch(
         pixel_idx[hit],
+        tile_idx[hit],
+        weight[hit],
+        pixel_idx[~hit],
+        weight[~hit],
         view_idx[hit],
         rays_o[hit],
         rays_d[hit],

@@ -8,9 +8,12 @@ from recon.stage import NOT_IN_KEY
 from recon.surface.baked import Placing
 from recon.surface.engine import Engine, Precision
 from recon.surface.field import FieldConfig
+from recon.surface.importance import ImportanceConfig
 from recon.surface.losses import LossConfig
 from recon.surface.pace import PaceConfig
 from recon.surface.patches import PatchConfig
+from recon.surface.pyramid import PyramidConfig
+from recon.surface.trust import TrustConfig
 from recon.surface.viewer import ViewConfig
 from recon.surface.watch import WatchConfig
 
@@ -34,8 +37,8 @@ class SurfaceConfig:
     """Share of the rays through the object; the others pass just beside it, or the shape would swell."""
     ring_share: float = 0.06
     """Width of the ring of pixels around the object, as a share of its size in the photo."""
-    max_side_px: int = 1600
-    """Photos larger than this are thinned to about this size."""
+    max_pixels: int = 16_000_000
+    """Pixels kept of all photos together; more are thinned at random. 4,000 steps look at 4 million."""
     n_levels: int = 12
     """Levels of the hash grid; more hold finer detail and cost time in proportion."""
     log2_rows: int = 17
@@ -48,8 +51,6 @@ class SurfaceConfig:
     """Share of the steps after which all levels are open (coarse to fine)."""
     first_levels: int = 4
     """Levels open at the start."""
-    blurred_share: float = 0.2
-    """Share of the steps that train on photos at a quarter of their resolution."""
     first_inv_s: float = 400.0
     """Sharpness 1/s of the NeuS density at the start, per edge of the unit cube, at most: it starts blunter where the
     prior points lie far inside the visual hull. Higher trusts the hull more."""
@@ -81,12 +82,18 @@ class SurfaceConfig:
     """Prior points a step."""
     first_point_reach: float = 0.1
     """Distance from the surface at which a prior point counts half, at the start, in edges of the unit cube."""
-    last_point_reach: float = 0.005
+    last_point_reach: float = 0.03
     """The same once all levels are open; higher trusts far prior points more, wrong ones among them."""
     seed: int = 0
     """Of all randomness in the fit."""
     checkpoint_s: float = field(default=30.0, metadata=NOT_IN_KEY)
     """Seconds between checkpoints, which an interrupted run goes on from."""
+    pyramid: PyramidConfig = field(default_factory=PyramidConfig)
+    """From blurred photos to sharp ones."""
+    importance: ImportanceConfig = field(default_factory=ImportanceConfig)
+    """Which pixels are drawn more often."""
+    trust: TrustConfig = field(default_factory=TrustConfig)
+    """Photos that disagree with all others."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the loss's terms."""
     patches: PatchConfig = field(default_factory=PatchConfig)

@@ -22,15 +22,16 @@ from recon.surface.engine import device_for, resolve
 from recon.surface.hidden import find_hidden
 from recon.surface.pace import steps_to_skip
 from recon.surface.patches import gather_for_patches
-from recon.surface.pixels import gather_pixels, unit_cameras
+from recon.surface.pixels import gather_pixels, pixel_size, unit_cameras
 from recon.surface.trainer import Trainer
+from recon.surface.trust import doubted, sentence_about
 from recon.surface.viewer import Moment, Viewer, viewing
 from recon.surface.visual_hull import free_space, hull_sdf, support_points
 from recon.surface.watch import Watch
 from recon.transforms import Similarity
 
 
-@stage(result=SurfaceField, version=3, resumable=True)
+@stage(result=SurfaceField, version=4, resumable=True)
 def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
@@ -68,6 +69,7 @@ def fit_surface(
         train(fit, viewer, checkpoint, job)
     job.notes["steps_skipped"] = fit.n_skipped
     checkpoint.unlink(missing_ok=True)
+    report(trainer, [view.name for view in posed.views], job)
     return SurfaceField(
         unit_from_world,
         asdict(cfg.field_config()),
@@ -76,6 +78,20 @@ def fit_surface(
         np.exp(trainer.centred_gain().detach().cpu().double().numpy()),
         {k: round(v, 5) for k, v in trainer.averages.items()} | {"n_steps": cfg.n_steps},
     )
+
+
+def report(trainer: Trainer, names: list[str], job: Job) -> None:
+    """Note what became of the rays, and name photos that disagree with all others."""
+    found = doubted(trainer.photos, names)
+    ratio = trainer.rays.ratio
+    job.notes |= {
+        "pixel_size": round(trainer.data.pixel_size, 6),
+        "importance_weights": [round(float(w), 3) for w in (1 / ratio.max(), 1 / ratio.min())],
+        "photo_error_medians": [round(float(m), 5) for m in np.nanmedian(trainer.photos.mean(), 1)],
+        "doubted_photos": found,
+    }
+    if found:
+        job.warn(sentence_about(found, len(names)))
 
 
 def blunt_start(baker: Baker, hull: np.ndarray, data: Data, cfg: SurfaceConfig) -> float:
@@ -115,7 +131,8 @@ def gather(
     cameras = unit_cameras(posed, unit_from_world)
     surface = unit_from_world.apply(points), normals @ unit_from_world.rotation.T
     return Data(
-        gather_pixels(posed, region, cfg.ring_share, cfg.max_side_px),
+        gather_pixels(posed, region, cfg.ring_share, cfg.pyramid.n_scales, cfg.max_pixels, cfg.seed),
+        pixel_size(posed, unit_from_world),
         cameras,
         torch.from_numpy(unit_planes(region, unit_from_world)),
         torch.from_numpy(surface[0]).float(),
@@ -157,7 +174,7 @@ class Fit:
     def moment(self) -> Moment:
         """What the live view shows."""
         trainer = self.trainer
-        error = trainer.photo_error.cpu().numpy()
+        error = np.nan_to_num(trainer.photos.mean()[0])
         return Moment(trainer.step, trainer.cfg.n_steps, trainer.averages, error, self.baker.baked)
 
     def go_back(self, trouble: str, job: Job) -> None:

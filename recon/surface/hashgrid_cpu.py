@@ -17,6 +17,9 @@ from torch import Tensor
 
 from recon.surface.hashgrid import GridLayout, Pull, pull_by
 
+FAST = {"contract", "nnan", "ninf", "nsz", "arcp", "afn"}
+"""All of fast math but reordering sums: with that, code just compiled and code from the cache differ in bits."""
+
 _P1, _P2 = np.uint32(2654435761), np.uint32(805459861)
 
 
@@ -28,7 +31,7 @@ def _row(cx: int, cy: int, cz: int, resolution: int, rows: int, dense: bool) -> 
     return np.int64(hashed & np.uint32(rows - 1))  # a hashed level's row count is a power of two
 
 
-@njit(fastmath=True, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _encode_block(table, x, first, last, scale, resolution, offset, rows, weight, level, features, jacobian, slopes):
     dense = resolution * resolution * resolution <= rows
     n_f = table.shape[1]
@@ -67,7 +70,7 @@ def _encode_block(table, x, first, last, scale, resolution, offset, rows, weight
                 jacobian[i, j, 2] = s * (y1 - y0)
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FAST, cache=True)
 def _encode(table, x, scales, resolutions, offsets, weights, n_blocks, features, jacobian, slopes):
     n, n_levels = x.shape[0], scales.shape[0]
     for block in prange(n_blocks):
@@ -81,7 +84,7 @@ def _encode(table, x, scales, resolutions, offsets, weights, n_blocks, features,
                 )  # fmt: skip
 
 
-@njit(fastmath=True, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _scatter_level(grad_table, x, scale, resolution, offset, rows, weight, level, d_features, d_jacobian):
     dense = resolution * resolution * resolution <= rows
     n_f = grad_table.shape[1]
@@ -113,7 +116,7 @@ def _scatter_level(grad_table, x, scale, resolution, offset, rows, weight, level
                 )
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FAST, cache=True)
 def _scatter(grad_table, x, scales, resolutions, offsets, weights, d_features, d_jacobian):
     n_levels = scales.shape[0]
     for level in prange(n_levels):

@@ -75,8 +75,8 @@ def curvature(normal: Float[Tensor, "n 3"], beside: Float[Tensor, "n 3"]) -> Flo
 
 def opacity_loss(
     accumulated: Float[Tensor, " n"], on: Bool[Tensor, " n"], outside: Bool[Tensor, " n"]
-) -> Float[Tensor, ""]:
-    """Binary cross-entropy of the rays' opacity against the masks, unsure pixels left out.
+) -> Float[Tensor, " n"]:
+    """Binary cross-entropy of each ray's opacity against the masks, 0 for unsure pixels.
 
     0.01 bounds a wrong mask's pull, yet leaves a gradient where opacity is saturated on the wrong side, which
     clamping would not.
@@ -84,7 +84,7 @@ def opacity_loss(
     # accumulated weights may exceed 1 by rounding
     p = accumulated.clamp(max=1.0)
     inside, beside = -torch.log(p + 0.01), -torch.log(1.01 - p)
-    return torch.where(on, inside, torch.where(outside, beside, torch.zeros_like(p))).mean()
+    return torch.where(on, inside, torch.where(outside, beside, torch.zeros_like(p)))
 
 
 def point_loss(

@@ -1,4 +1,4 @@
-"""The pool of photo pixels that rays are drawn from, sharp and blurred."""
+"""The pool of photo pixels that rays are drawn from, with blurred copies of their colours."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int16, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int16, Int64, UInt8
 from torch import Tensor
 
 from recon.data import ObjectRegion, PosedCapture
+from recon.surface.importance import TILES_PER_ERROR, Tiles, edge_nearness, gradient_size, tile_size_px
+from recon.surface.pyramid import coarse_colours
 from recon.transforms import Similarity
 
 OUTSIDE, OBJECT, UNSURE = 0, 1, 2
@@ -19,17 +21,18 @@ OUTSIDE, OBJECT, UNSURE = 0, 1, 2
 
 @dataclass(frozen=True)
 class PixelPool:
-    """All pixels on the object or near it, of all views, flat."""
+    """Pixels on the object or near it, of all views, flat: those of a tile lie one behind the other."""
 
     view_idx: Int16[Tensor, " n"]
     pixel: Int16[Tensor, "n 2"]
     """Column and row."""
     rgb: UInt8[Tensor, "n 3"]
-    blurred: UInt8[Tensor, "n 3"]
-    """The same pixels of the photo at a quarter of its resolution."""
+    coarse: UInt8[Tensor, "n n_coarse 3"]
+    """The same pixels of the photo at coarser scales (see `coarse_colours`)."""
     label: UInt8[Tensor, " n"]
     n_object: int
     """The first n_object entries are OBJECT or UNSURE, the others OUTSIDE."""
+    tiles: Tiles
 
 
 @dataclass(frozen=True)
@@ -70,40 +73,128 @@ def unit_cameras(posed: PosedCapture, unit_from_world: Similarity) -> UnitCamera
     return UnitCameras(tensors[0], tensors[1], tensors[2], size_px)
 
 
-def quarter_resolution(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The photo reduced to a quarter of its size and enlarged again."""
-    h, w = image.shape[:2]
-    small = cv2.resize(image, (max(w // 4, 1), max(h // 4, 1)), interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR))
+def pixel_size(posed: PosedCapture, unit_from_world: Similarity) -> float:
+    """What a pixel of the median photo covers at the object, in unit lengths."""
+    centre = unit_from_world.apply(np.array([v.centre_world() for v in posed.views]))
+    focal = np.array([v.camera.fx_px for v in posed.views])
+    return float(np.median(np.linalg.norm(centre - 0.5, axis=1) / focal))
 
 
-def gather_pixels(posed: PosedCapture, region: ObjectRegion, ring_share: float, max_side_px: int) -> PixelPool:
-    """Collect the object's pixels and those of a ring around it.
+@dataclass(frozen=True)
+class Piece:
+    """A view's pixels of one stratum (the object's or those beside it), sorted by tile."""
+
+    pixel: np.ndarray
+    """(n, 2) int16, column and row."""
+    rgb: UInt8[np.ndarray, "n 3"]
+    coarse: UInt8[np.ndarray, "n n_coarse 3"]
+    label: UInt8[np.ndarray, " n"]
+    n_in_tile: np.ndarray
+    """(n_tiles,)"""
+    detail: np.ndarray
+    """(n_tiles,), as the next two, of `Tiles`; error tiles are counted from 0 in each piece."""
+    edge: np.ndarray
+    error_idx: np.ndarray
+
+
+class Crop:
+    """The part of a photo around the object, and what its pixels carry."""
+
+    def __init__(self, image: np.ndarray, label: np.ndarray, near: np.ndarray, n_scales: int) -> None:
+        rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
+        self.corner = np.array([columns[0], rows[0]])
+        part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        self.tile_px = tile_size_px(label.shape[1], label.shape[0])
+        self.rgb, self.label, self.near = image[part], label[part], near[part]
+        self.on = self.label != OUTSIDE
+        self.coarse = coarse_colours(self.rgb, self.label == OBJECT, n_scales)
+        self.detail = gradient_size(self.rgb)
+        self.edge = edge_nearness(self.on, self.tile_px)
+
+    def take(self, chosen: Bool[np.ndarray, "h w"]) -> Piece:
+        """The chosen pixels."""
+        rows, columns = np.nonzero(chosen)
+        across = self.label.shape[1] // self.tile_px + 1
+        tile = rows // self.tile_px * across + columns // self.tile_px
+        order = np.argsort(tile, kind="stable")
+        rows, columns = rows[order], columns[order]
+        tile, start, n_in_tile = np.unique(tile[order], return_index=True, return_counts=True)
+        larger = tile // across // TILES_PER_ERROR * across + tile % across // TILES_PER_ERROR
+        # reduceat wants at least one piece
+        detail, edge = (
+            np.add.reduceat(x[rows, columns], start) / n_in_tile if len(start) else np.zeros(0)
+            for x in (self.detail, self.edge)
+        )
+        return Piece(
+            (np.stack([columns, rows], 1) + self.corner).astype(np.int16),
+            self.rgb[rows, columns],
+            self.coarse[rows, columns],
+            self.label[rows, columns],
+            n_in_tile,
+            detail,
+            edge,
+            np.unique(larger, return_inverse=True)[1],
+        )
+
+
+def label_mask(mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """OBJECT, OUTSIDE or UNSURE for each pixel."""
+    return np.where(mask >= 192, OBJECT, np.where(mask <= 64, OUTSIDE, UNSURE)).astype(np.uint8)
+
+
+def gather_pixels(
+    posed: PosedCapture, region: ObjectRegion, ring_share: float, n_scales: int, max_pixels: int, seed: int
+) -> PixelPool:
+    """Collect the object's pixels and those of a ring around it, at full resolution.
 
     ring_share: width of the ring as a share of the mask's extent. Rays just outside the silhouette must be
-    trained on, or the shape swells there. max_side_px: larger photos are thinned to about this resolution.
+    trained on, or the shape swells there. max_pixels: kept of all photos together, at random, each photo at most its
+    equal share; a training looks at far fewer, and large photos in large numbers would fill the memory.
     """
-    inner: list[tuple[np.ndarray, ...]] = []
-    outer: list[tuple[np.ndarray, ...]] = []
+    rng = np.random.default_rng(seed)
+    inner: list[tuple[int, Piece]] = []
+    outer: list[tuple[int, Piece]] = []
     for i, view in enumerate(posed.views):
-        image, mask = posed.image(i), region.mask(view.name)
-        label = np.where(mask >= 192, OBJECT, np.where(mask <= 64, OUTSIDE, UNSURE)).astype(np.uint8)
-        on = (label != OUTSIDE).astype(np.uint8)
+        label = label_mask(region.mask(view.name))
+        on = label != OUTSIDE
         if not on.any():
             continue
         width = max(int(ring_share * np.sqrt(on.sum())), 3)
         # the box blur's reach is the ring's width: cheaper than dilating by a large disc, and as good here
-        ring = (cv2.blur(on.astype(np.float32), (2 * width + 1, 2 * width + 1)) > 0) & (on == 0)
-        step = max(1, round(max(image.shape[:2]) / max_side_px))
-        blurred = quarter_resolution(image)
-        for chosen, sink in ((on > 0, inner), (ring, outer)):
-            rows, columns = np.nonzero(chosen[::step, ::step])
-            rows, columns = rows * step, columns * step
-            pixel = np.stack([columns, rows], 1).astype(np.int16)
-            index = np.full(len(rows), i, np.int16)
-            sink.append((index, pixel, image[rows, columns], blurred[rows, columns], label[rows, columns]))
+        near = cv2.blur(on.astype(np.float32), (2 * width + 1, 2 * width + 1)) > 0
+        crop = Crop(posed.image(i), label, near, n_scales)
+        kept = crop.near
+        share = max_pixels / len(posed.views) / kept.sum()
+        if share < 1:
+            kept = kept & (rng.random(kept.shape, np.float32) < share)
+        inner.append((i, crop.take(kept & crop.on)))
+        outer.append((i, crop.take(kept & ~crop.on)))
     if not inner:
         raise ValueError("every mask is empty, so there is no object to fit")
-    fields = (torch.from_numpy(np.concatenate(x)) for x in zip(*inner, *outer, strict=True))
-    view_idx, pixels, rgb, quarter, labels = fields
-    return PixelPool(view_idx, pixels, rgb, quarter, labels, n_object=sum(len(x[0]) for x in inner))
+    return join(inner, outer)
+
+
+def join(inner: list[tuple[int, Piece]], outer: list[tuple[int, Piece]]) -> PixelPool:
+    """All views' pieces as one pool, the object's first."""
+    pieces = [piece for _, piece in inner + outer]
+    n_errors = [int(p.error_idx.max(initial=-1)) + 1 for p in pieces]
+    first_error = np.concatenate([[0], np.cumsum(n_errors)])
+    in_tile = np.concatenate([p.n_in_tile for p in pieces])
+    tiles = Tiles(
+        start=torch.from_numpy(np.concatenate([[0], np.cumsum(in_tile)])),
+        n_object=sum(len(p.n_in_tile) for _, p in inner),
+        detail=torch.from_numpy(np.concatenate([p.detail for p in pieces])).float(),
+        edge=torch.from_numpy(np.concatenate([p.edge for p in pieces])).float(),
+        error_idx=torch.from_numpy(
+            np.concatenate([p.error_idx + k for p, k in zip(pieces, first_error[:-1], strict=True)])
+        ),
+    )
+    return PixelPool(
+        view_idx=torch.from_numpy(np.concatenate([np.full(len(p.label), i, np.int16) for i, p in inner + outer])),
+        pixel=torch.from_numpy(np.concatenate([p.pixel for p in pieces])),
+        rgb=torch.from_numpy(np.concatenate([p.rgb for p in pieces])),
+        coarse=torch.from_numpy(np.concatenate([p.coarse for p in pieces])),
+        label=torch.from_numpy(np.concatenate([p.label for p in pieces])),
+        n_object=sum(len(p.label) for _, p in inner),
+        tiles=tiles,
+    )

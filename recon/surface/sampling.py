@@ -18,6 +18,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from recon.surface.baked import BakedSdf
+from recon.surface.hashgrid_cpu import FAST
 from recon.surface.sampling_reference import EVEN_SHARE, NEAR_SHARE, WEIGHT_SHARE
 
 
@@ -26,7 +27,7 @@ def _phi(x):
     return np.float32(1.0) / (np.float32(1.0) + math.exp(-x))
 
 
-@njit(fastmath=True, inline="always")
+@njit(fastmath=FAST, inline="always")
 def trilinear(values, x, y, z):
     nx, ny, nz = values.shape
     x, y, z = min(max(x, 0.0), nx - 1.001), min(max(y, 0.0), ny - 1.001), min(max(z, 0.0), nz - 1.001)
@@ -39,7 +40,7 @@ def trilinear(values, x, y, z):
     return (c00 * (1 - fy) + c10 * fy) * (1 - fz) + (c01 * (1 - fy) + c11 * fy) * fz
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FAST, cache=True)
 def clip_to_planes(origin, direction, planes):
     """The ray's part inside all half-spaces n . x + d <= 0 (Cyrus and Beck 1978); empty if t0 >= t1."""
     t0, t1 = 0.0, 1e9
@@ -56,7 +57,7 @@ def clip_to_planes(origin, direction, planes):
     return t0, t1
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FAST, cache=True)
 def _coarse_pdf(values, origin, cell, ray_o, ray_d, t0, dt, inv_s, n_coarse, f, near, pdf):
     """Probe the baked SDF into f (n_coarse + 1) and write the proposal's share per piece into pdf (n_coarse)."""
     for i in range(n_coarse + 1):
@@ -83,7 +84,7 @@ def _coarse_pdf(values, origin, cell, ray_o, ray_d, t0, dt, inv_s, n_coarse, f, 
         pdf[i] += NEAR_SHARE * near[i] / max(near_sum, 1e-9) + EVEN_SHARE / n_coarse
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FAST, cache=True)
 def _invert(f0, f1, inv_s, share):
     """Position 0..1 in a piece at which `share` of its opacity is reached, for a linear SDF from f0 to f1."""
     a, b = _phi(f0 * inv_s), _phi(f1 * inv_s)
@@ -94,7 +95,7 @@ def _invert(f0, f1, inv_s, share):
     return min(max((f0 - value) / (f0 - f1), 0.0), 1.0)
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FAST, cache=True)
 def _sample(values, origin, cell, rays_o, rays_d, planes, inv_s, n_coarse, jitter, edges, hit):
     n_edges = edges.shape[1]
     for r in prange(rays_o.shape[0]):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from recon.surface.baked import BakedSdf
@@ -17,11 +17,14 @@ from recon.surface.config import SurfaceConfig
 from recon.surface.engine import Engine, open_sampler
 from recon.surface.field import Field
 from recon.surface.hidden import HiddenSpace
+from recon.surface.importance import RayDraw
 from recon.surface.losses import Losses, curvature, eikonal, opacity_loss, point_loss
 from recon.surface.patches import PatchRays, patch_loss
-from recon.surface.pixels import OBJECT, OUTSIDE
+from recon.surface.pixels import OBJECT, OUTSIDE, UNSURE
+from recon.surface.pyramid import blend_scales, scale_at
 from recon.surface.random_numbers import RandomNumbers
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
+from recon.surface.trust import WEIGH_EVERY, PhotoErrors
 
 HIDDEN_SLACK = 0.02
 """How far the surface may move inwards freely, in edges of the unit cube."""
@@ -51,8 +54,8 @@ class Trainer:
         """What no camera sees past the surface as it was baked last."""
         self.rate, self.gradient_norm = 1.0, 0.0
         self._averages: dict[str, Tensor] = {}
-        self.photo_error = torch.zeros(n_views, device=self.device)
-        """Running mean of each photo's colour error, 0 before it was drawn."""
+        self.rays = RayDraw(cfg.importance, self.data.pool.tiles)
+        self.photos = PhotoErrors(cfg.trust, n_views, self.device)
 
     @property
     def averages(self) -> dict[str, float]:
@@ -106,7 +109,11 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = cfg.learning_rate * group["scale"] * warm * decay * self.rate
         opened = cfg.first_levels + (cfg.n_levels - cfg.first_levels) * done / cfg.open_share
-        self.field.open_levels(min(opened, cfg.n_levels))
+        n_open = min(opened, cfg.n_levels)
+        self.field.open_levels(n_open)
+        self.scale = scale_at(n_open, self.field.layout, self.data.pixel_size, cfg.pyramid)
+        if done >= cfg.trust.from_share and self.step % WEIGH_EVERY == 0:
+            self.photos.weigh()
 
     def train_step(self, baker: Baker) -> None:
         """One step of the optimiser on one batch of rays and points."""
@@ -124,7 +131,9 @@ class Trainer:
 
     def draw(self, baker: Baker) -> Batch:
         """What the next step trains on."""
-        return draw_batch(self.data, self.cfg, self.rng, baker.baked, self.unseen, self.inv_s(), self.sample_rays)
+        return draw_batch(
+            self.data, self.rays, self.cfg, self.rng, baker.baked, self.unseen, self.inv_s(), self.sample_rays
+        )
 
     def losses(self, batch: Batch, baked: BakedSdf) -> Losses:
         """Render the batch's rays and compare them with the photos, the prior cloud and the visual hull."""
@@ -195,25 +204,34 @@ class Trainer:
         """The colour term (mean absolute difference on the object) and the mask term."""
         pool = self.data.pool
         label = pool.label[batch.pixel_idx]
-        source = pool.blurred if self.step < self.cfg.blurred_share * self.cfg.n_steps else pool.rgb
-        target = source[batch.pixel_idx].float() / 255
+        target = blend_scales(pool.rgb[batch.pixel_idx], pool.coarse[batch.pixel_idx], self.scale)
         accumulated = weights.sum(1)
         gain = torch.exp(self.centred_gain()[batch.view_idx])
         # what is still transparent is filled with the photo: opacity is the masks' business alone, so that the
         # colour term cannot swell the shape to hide what lies behind
         rendered = gain * (weights[..., None] * colour).sum(1) + (1 - accumulated).detach()[:, None] * target
-        on = label == OBJECT
-        difference = (rendered - target).abs().mean(1)
-        self.note_errors(batch.view_idx, difference.detach() * on, on)
-        return (difference * on).sum() / on.sum().clamp(min=1), opacity_loss(accumulated, on, label == OUTSIDE)
+        on, outside = label == OBJECT, label == OUTSIDE
+        difference = (rendered - target).abs().mean(1) * on
+        opacity = opacity_loss(accumulated, on, outside)
+        self.rays.observe(batch.tile_idx, (difference + self.cfg.loss.mask * opacity).detach(), self.step)
+        self.observe_photos(batch, torch.stack([difference, (on.float() - accumulated).abs()]).detach(), label)
+        counts = batch.weight * self.photos.counts[batch.view_idx]
+        colour_term = (counts * difference).sum() / (counts * on).sum().clamp(min=1e-6)
+        return colour_term, (counts * opacity).sum() / counts.sum().clamp(min=1e-6)
 
-    def note_errors(self, view_idx: Tensor, error: Float[Tensor, " n_rays"], on: Bool[Tensor, " n_rays"]) -> None:
-        """Keep each photo's running colour error, of its rays on the object."""
-        sums = torch.zeros(2, len(self.photo_error), device=self.device)
-        sums.index_add_(1, view_idx, torch.stack([error, on.float()]))
-        mean = sums[0] / sums[1].clamp(min=1)
-        rate = torch.where(self.photo_error > 0, 0.05, 1.0) * (sums[1] > 0)
-        self.photo_error += rate * (mean - self.photo_error)
+    def observe_photos(self, batch: Batch, errors: Float[Tensor, "2 n_rays"], label: UInt8[Tensor, " n_rays"]) -> None:
+        """Take in what each photo's rays miss by in colour and opacity; those that miss the hull have opacity 0."""
+        pool = self.data.pool
+        missed = pool.label[batch.missed_idx]
+        wrong = torch.stack([torch.zeros_like(batch.missed_weight), (missed == OBJECT).float()])
+        seen = torch.stack([label == OBJECT, label != UNSURE]) * batch.weight
+        # no colour is seen where the hull is missed
+        seen_missed = torch.stack([torch.zeros_like(missed), missed != UNSURE]) * batch.missed_weight
+        self.photos.observe(
+            torch.cat([batch.view_idx, pool.view_idx[batch.missed_idx].long()]),
+            torch.cat([errors, wrong], 1),
+            torch.cat([seen, seen_missed], 1),
+        )
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs to go on as if nothing had happened: tensors and plain values."""
@@ -224,7 +242,8 @@ class Trainer:
             "log_gain": self.log_gain.detach(),
             "optimizer": self.optimizer.state_dict(),
             "averages": dict(self._averages),
-            "photo_error": self.photo_error,
+            "rays": self.rays.state(),
+            "photos": self.photos.state(),
             "calm": [self.rate, self.gradient_norm],
             "unseen": self.unseen.state(),
             "draws": {"batches": self.rng.state(), "torch": torch.get_rng_state()},
@@ -238,7 +257,8 @@ class Trainer:
         with torch.no_grad():
             self.log_gain.copy_(state["log_gain"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.photo_error = state["photo_error"].to(self.device, copy=True)
+        self.rays.restore(state["rays"])
+        self.photos.restore(state["photos"])
         self.unseen = HiddenSpace.from_state(state["unseen"]).to(self.device)
         self.calm(*state["calm"])
         self.rng.restore(state["draws"]["batches"], self.step)
