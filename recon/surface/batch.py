@@ -113,18 +113,19 @@ def draw_batch(
     hidden = rng.integers(0, max(len(unseen.points), 1), size=cfg.n_hidden if len(unseen.points) else 0)
     # between the grid's points too: a field can learn to obey at the points alone
     beside = (rng.random((len(hidden), 3)) - 0.5) * unseen.cell
-    n_aside = min(cfg.n_curvature, int(hit.sum())) if cfg.loss.curvature else 0
+    kept = torch.nonzero(hit)[:, 0]  # once: it waits for the device
+    n_aside = min(cfg.n_curvature, len(kept)) if cfg.loss.curvature else 0
     aside = rng.random((n_aside, 3)) - 0.5
     return Batch(
-        pixel_idx[hit],
-        tile_idx[hit],
-        weight[hit],
+        pixel_idx[kept],
+        tile_idx[kept],
+        weight[kept],
         pixel_idx[~hit],
         weight[~hit],
-        view_idx[hit],
-        rays_o[hit],
-        rays_d[hit],
-        edges[hit],
+        view_idx[kept],
+        rays_o[kept],
+        rays_d[kept],
+        edges[kept],
         torch.cat([prior, below]),
         free,
         unseen.points[hidden] + beside,

@@ -8,6 +8,7 @@ normals (Eikonal term, NeuS's cosine, shading) needs no double backward pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -81,6 +82,8 @@ class Field(nn.Module):
             nn.Sigmoid(),
         )
         self.register_buffer("level_weight", torch.ones(cfg.n_levels), persistent=False)
+        self.n_open = cfg.n_levels
+        """Levels of any weight, known without asking the device."""
         device = device_for(engine)
         self.in_half = is_half(precision, device)
         self.fused = fused_network(self.colour) if engine is Engine.tcnn and self.in_half else None
@@ -90,6 +93,7 @@ class Field(nn.Module):
         """Coarse-to-fine: the first floor(n_open) levels count fully, the next by the fraction."""
         levels = torch.arange(self.cfg.n_levels, dtype=torch.float32, device=self.table.device)
         self.level_weight = (n_open - levels).clamp(0, 1)
+        self.n_open = min(max(math.ceil(n_open - 1e-6), 1), self.cfg.n_levels)
 
     def geometry(
         self, x: Float[Tensor, "n 3"]

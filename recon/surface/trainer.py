@@ -177,8 +177,7 @@ class Trainer:
 
     def finest_cell(self) -> float:
         """Edge of a cell of the finest open level of the hash grid."""
-        n_open = max(int(self.field.level_weight.sum().ceil()), 1)
-        return float(1 / self.field.layout.scales()[n_open - 1])
+        return float(1 / self.field.layout.scales()[self.field.n_open - 1])
 
     def patch_weight(self) -> float:
         """Of the patches' term at this step."""
@@ -194,7 +193,7 @@ class Trainer:
         """The patches' term on the object's rays; 0 while it has no weight."""
         if self.data.photos is None or self.patch_weight() == 0:
             return torch.zeros((), device=sdf.device)
-        on = self.data.pool.label[batch.pixel_idx] == OBJECT
+        on = torch.nonzero(self.data.pool.label[batch.pixel_idx] == OBJECT)[:, 0]
         rays = PatchRays(batch.view_idx[on], batch.origin[on], batch.direction[on], middle[on], sdf[on])
         return patch_loss(self.field.geometry, self.data.photos, rays, baked, self.cfg.patches)
 
@@ -253,7 +252,7 @@ class Trainer:
         """Go back, or on, to where `state` was called, be it by another engine."""
         self.step, self._averages = state["step"], {k: v.to(self.device) for k, v in state["averages"].items()}
         self.field.load_state_dict(state["field"])
-        self.field.level_weight = state["level_weight"]
+        self.field.level_weight = state["level_weight"].to(self.device)
         with torch.no_grad():
             self.log_gain.copy_(state["log_gain"])
         self.optimizer.load_state_dict(state["optimizer"])
