@@ -139,10 +139,10 @@ def test_tiles_with_large_errors_are_drawn_more_often_and_forgotten_again():
 
 def test_a_restored_draw_goes_on_alike():
     tiles = random_tiles(np.random.default_rng(5))
-    first = RayDraw(ImportanceConfig(), tiles)
+    first = RayDraw(ImportanceConfig(0.2, 0.1, 0.2), tiles)
     for step in range(70):
         first.observe(torch.arange(400), torch.linspace(0, 1, 400), step)
-    second = RayDraw(ImportanceConfig(), tiles)
+    second = RayDraw(ImportanceConfig(0.2, 0.1, 0.2), tiles)
     second.restore(first.state())
     draws = [r.draw(RandomNumbers(6, CPU), 50, 50) for r in (first, second)]
     for a, b in zip(*draws, strict=True):

@@ -90,7 +90,6 @@ def report(trainer: Trainer, names: list[str], job: Job) -> None:
         "photo_error_medians": [round(float(m), 5) for m in np.nanmedian(trainer.photos.mean(), 1)],
         "doubted_photos": found,
     }
-    job.notes["dbg_z"] = np.round(trainer.photos.spreads_above(), 2).tolist()
     if found:
         job.warn(sentence_about(found, len(names)))
 
@@ -221,18 +220,6 @@ def train(fit: Fit, viewer: Viewer | None, checkpoint: Path, job: Job) -> None:
                 save_checkpoint(checkpoint, fit.state())
                 saved_at = time.monotonic()
         trainer.train_step(fit.baker)
-        if trainer.step % max(cfg.n_steps // 8, 1) == 0:
-            z = trainer.photos.spreads_above()
-            print(
-                "STEP",
-                trainer.step,
-                "scale",
-                trainer.scale,
-                "z",
-                np.round(np.sort(z, 1)[:, -4:], 1).tolist(),
-                z.argsort(1)[:, -4:].tolist(),
-                flush=True,
-            )
         if trainer.step % 20 == 0:
             note = f"colour error {trainer.averages['colour']:.4f}"
             job.progress(trainer.step, cfg.n_steps, f"{note}, live at {viewer.address}" if viewer else note)
