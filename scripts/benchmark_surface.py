@@ -43,6 +43,9 @@ ABLATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("no image pyramid", ("surface.pyramid.n_scales=1",)),
     ("rays drawn by gradient, edge and error", IMPORTANCE),
     ("all photos trusted", ("surface.trust.tolerance=0",)),
+    ("no patches", ("surface.patches.weight=0",)),
+    ("colour in one network", ("surface.split_colour=false",)),
+    ("start on the hull", ("surface.start_inside=0",)),
     ("no prior points", ("surface.loss.points=0", "surface.loss.normals=0")),
     ("no prior normals", ("surface.loss.normals=0",)),
     ("no free space", ("surface.loss.free_space=0",)),
@@ -61,7 +64,7 @@ GROWTH = (
 )  # fmt: skip
 PHOTO_COUNTS, MEGAPIXELS = (24, 48, 96, 192), (0.5, 1.0, 2.0, 4.0)
 BASE_PHOTOS, BASE_MEGAPIXELS = 48, 1.0
-"""What stays the same while the other grows."""
+"""What stays the same while the other grows; of a capture with fewer photos, all of them."""
 
 
 @dataclass(frozen=True)
@@ -161,18 +164,19 @@ def make_grown(scene: Path, n_photos: int, megapixels: float, target: Path) -> N
         grown.save(target / f"{photos[k].stem}.jpg", "JPEG", quality=92, exif=exif)
 
 
-def sizes(words: list[str]) -> tuple[list[tuple[int, float]], list[str]]:
+def sizes(words: list[str], base_photos: int) -> tuple[list[tuple[int, float]], list[str]]:
     """What `photos=24,48` and `megapixels=0.5,1` ask for (by default all sizes), and the other words."""
     given = dict(word.split("=", 1) for word in words if word.startswith(("photos=", "megapixels=")))
     counts = [int(x) for x in given["photos"].split(",")] if "photos" in given else PHOTO_COUNTS
     megapixels = [float(x) for x in given["megapixels"].split(",")] if "megapixels" in given else MEGAPIXELS
-    wanted = [(n, BASE_MEGAPIXELS) for n in counts] + [(BASE_PHOTOS, m) for m in megapixels]
+    wanted = [(n, BASE_MEGAPIXELS) for n in counts] + [(base_photos, m) for m in megapixels]
     return list(dict.fromkeys(wanted)), [word for word in words if word.split("=", 1)[0] not in given]
 
 
 def growth_rows(scene: Path, words: list[str]) -> Iterator[tuple[str, ...]]:
     """Time and memory of one capture with more and larger photos; draws assets_out/growth-NAME.png at the end."""
-    wanted, rest = sizes(words)
+    base_photos = min(BASE_PHOTOS, len(photos_of(scene)))
+    wanted, rest = sizes(words, base_photos)
     runs: dict[tuple[int, float], Run] = {}
     for n, m in wanted:
         folder = KEPT / f"{scene.name}-grown" / f"{n}-{m:g}"
@@ -186,10 +190,10 @@ def growth_rows(scene: Path, words: list[str]) -> Iterator[tuple[str, ...]]:
         after = (f"{seconds[s]:.0f}" for s in ("estimate_prior", "fit_surface", "extract_mesh"))
         judged = f"{run.score['fscore_0.5']:.3f}" if run.score else ""
         yield (str(n), f"{m:g}", str(run.placed), before, *after, str(max(run.peak_mb.values())), judged)
-    draw_growth(runs, KEPT.parent / f"growth-{scene.name}.png")
+    draw_growth(runs, base_photos, KEPT.parent / f"growth-{scene.name}.png")
 
 
-def draw_growth(runs: dict[tuple[int, float], Run], path: Path) -> None:
+def draw_growth(runs: dict[tuple[int, float], Run], base_photos: int, path: Path) -> None:
     """Seconds by stage, and peak memory, against the number of photos and their size."""
     import matplotlib
 
@@ -197,7 +201,7 @@ def draw_growth(runs: dict[tuple[int, float], Run], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, 2, figsize=(10, 7), layout="constrained")
-    for column, (label, base) in enumerate((("photos", BASE_MEGAPIXELS), ("megapixels", BASE_PHOTOS))):
+    for column, (label, base) in enumerate((("photos", BASE_MEGAPIXELS), ("megapixels", base_photos))):
         chosen = sorted((key[column], run) for key, run in runs.items() if key[1 - column] == base)
         if not chosen:
             continue

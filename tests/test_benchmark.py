@@ -46,9 +46,9 @@ def test_a_capture_is_made_larger_and_smaller(surface, tmp_path):
 
 
 def test_sizes_are_read_off_the_words(surface):
-    wanted, rest = surface.sizes(["photos=24,48", "megapixels=1,2", "preset=draft"])
-    assert wanted == [(24, 1.0), (48, 1.0), (48, 2.0)] and rest == ["preset=draft"]
-    assert len(surface.sizes([])[0]) == len(surface.PHOTO_COUNTS) + len(surface.MEGAPIXELS) - 1
+    wanted, rest = surface.sizes(["photos=24,48", "megapixels=1,2", "preset=draft"], 36)
+    assert wanted == [(24, 1.0), (48, 1.0), (36, 1.0), (36, 2.0)] and rest == ["preset=draft"]
+    assert len(surface.sizes([], 48)[0]) == len(surface.PHOTO_COUNTS) + len(surface.MEGAPIXELS) - 1
 
 
 def test_growth_is_drawn(surface, tmp_path):
@@ -57,7 +57,7 @@ def test_growth_is_drawn(surface, tmp_path):
         size: surface.Run(size[0], size[0], dict.fromkeys(stages, 10.0 + size[0]), dict.fromkeys(stages, 900), {})
         for size in ((24, 1.0), (48, 1.0), (48, 2.0))
     }
-    surface.draw_growth(runs, tmp_path / "growth.png")
+    surface.draw_growth(runs, 48, tmp_path / "growth.png")
     assert np.asarray(Image.open(tmp_path / "growth.png")).std() > 10
 
 

@@ -6,7 +6,9 @@ import torch
 from test_surface import RADIUS, sphere_scene
 
 from recon.surface.baking import Baker, unit_from_region, unit_planes
-from recon.surface.hidden import depth_image, find_hidden
+from recon.surface.hidden import find_hidden
+from recon.surface.hidden_cpu import depth_image, find_seen
+from recon.surface.hidden_reference import find_seen_reference
 from recon.surface.pixels import unit_cameras
 
 
@@ -41,6 +43,14 @@ def test_inside_is_hidden_and_its_depth_is_the_way_out(sphere):
     assert np.abs(hidden.depth.numpy() - depth)[above & (depth < 0.5 * radius)].max() < 3 * baker.baked.cell
     inside = np.linalg.norm(baker.points[baker.inside()].numpy() - 0.5, axis=1) < radius - 2 * baker.baked.cell
     assert len(hidden.points) > inside.sum()
+
+
+def test_the_plain_twin_sees_the_same(sphere):
+    baker, cameras, planes, _ = sphere
+    found, wanted = (see(baker.baked, cameras, planes) for see in (find_seen, find_seen_reference))
+    # a point on the border between two pixels may be rounded into either
+    assert (found == wanted).float().mean() > 0.999
+    assert 0.05 < wanted.float().mean() < 0.95
 
 
 def test_a_cave_behind_a_pinhole_is_hidden(sphere):

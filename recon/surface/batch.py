@@ -67,9 +67,11 @@ class Batch:
     """Into the pool's tiles."""
     weight: Float[Tensor, " n_rays"]
     """Of each ray in the loss, as it was drawn more or less often than others."""
-    missed_idx: Int64[Tensor, " n_missed"]
-    """Pixels whose rays miss the hull; they are not rendered."""
-    missed_weight: Float[Tensor, " n_missed"]
+    kept: Int64[Tensor, " n_rays"]
+    """Which of the drawn pixels these are: the rays of the others miss the hull, and are not rendered."""
+    drawn_idx: Int64[Tensor, " n_drawn"]
+    """All pixels drawn."""
+    drawn_weight: Float[Tensor, " n_drawn"]
     view_idx: Int64[Tensor, " n_rays"]
     origin: Float[Tensor, "n_rays 3"]
     direction: Float[Tensor, "n_rays 3"]
@@ -98,10 +100,10 @@ def draw_batch(
     """Draw rays through and beside the object, sections on them where the baked SDF puts the weights, and points."""
     pool, n_inner = data.pool, round(cfg.n_rays * cfg.object_share)
     n_outer = cfg.n_rays - n_inner if pool.n_object < len(pool.label) else 0
-    pixel_idx, tile_idx, weight = rays.draw(rng, n_inner, n_outer)
-    view_idx = pool.view_idx[pixel_idx].long()
-    rays_o, rays_d = data.cameras.rays(view_idx, pool.pixel[pixel_idx].double() + 0.5)
-    jitter = rng.random((len(pixel_idx), cfg.n_samples + 1))
+    drawn_idx, tile_idx, drawn_weight = rays.draw(rng, n_inner, n_outer)
+    view_idx = pool.view_idx[drawn_idx].long()
+    rays_o, rays_d = data.cameras.rays(view_idx, pool.pixel[drawn_idx].double() + 0.5)
+    jitter = rng.random((len(drawn_idx), cfg.n_samples + 1))
     # a baked grid cannot place samples more sharply than a few to a cell
     sharpness = min(inv_s, 5.0 / baked.cell)
     grid = baked if cfg.placing is Placing.baked else baked.flat()
@@ -113,18 +115,20 @@ def draw_batch(
     hidden = rng.integers(0, max(len(unseen.points), 1), size=cfg.n_hidden if len(unseen.points) else 0)
     # between the grid's points too: a field can learn to obey at the points alone
     beside = (rng.random((len(hidden), 3)) - 0.5) * unseen.cell
-    n_aside = min(cfg.n_curvature, int(hit.sum())) if cfg.loss.curvature else 0
+    kept = torch.nonzero(hit)[:, 0]  # once: it waits for the device
+    n_aside = min(cfg.n_curvature, len(kept)) if cfg.loss.curvature else 0
     aside = rng.random((n_aside, 3)) - 0.5
     return Batch(
-        pixel_idx[hit],
-        tile_idx[hit],
-        weight[hit],
-        pixel_idx[~hit],
-        weight[~hit],
-        view_idx[hit],
-        rays_o[hit],
-        rays_d[hit],
-        edges[hit],
+        drawn_idx[kept],
+        tile_idx[kept],
+        drawn_weight[kept],
+        kept,
+        drawn_idx,
+        drawn_weight,
+        view_idx[kept],
+        rays_o[kept],
+        rays_d[kept],
+        edges[kept],
         torch.cat([prior, below]),
         free,
         unseen.points[hidden] + beside,

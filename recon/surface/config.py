@@ -47,6 +47,9 @@ class SurfaceConfig:
     """Cells along the object's longest side at the finest level."""
     hidden: int = 64
     """Width of the networks' hidden layers."""
+    split_colour: bool = True
+    """Explain colour as paint under diffuse light plus surroundings that the whole surface mirrors (Ref-NeRF), so that
+    highlights cannot be painted onto a wrong shape; for metal and gloss."""
     open_share: float = 0.4
     """Share of the steps after which all levels are open (coarse to fine)."""
     first_levels: int = 4
@@ -54,6 +57,9 @@ class SurfaceConfig:
     first_inv_s: float = 400.0
     """Sharpness 1/s of the NeuS density at the start, per edge of the unit cube, at most: it starts blunter where the
     prior points lie far inside the visual hull. Higher trusts the hull more."""
+    start_inside: float = 3.0
+    """How far inside the visual hull the surface starts, in cells of the first baked grid. A surface grows out to the
+    masks more readily than it digs in: higher finds concavities, and loses thinner parts at first."""
     last_inv_s: float = 2500.0
     """Sharpness from four fifths of the steps on; higher lets the surface follow finer detail, and noise."""
     support_share: float = 0.1
@@ -82,7 +88,7 @@ class SurfaceConfig:
     """Prior points a step."""
     first_point_reach: float = 0.1
     """Distance from the surface at which a prior point counts half, at the start, in edges of the unit cube."""
-    last_point_reach: float = 0.005
+    last_point_reach: float = 0.03
     """The same once all levels are open; higher trusts far prior points more, wrong ones among them."""
     seed: int = 0
     """Of all randomness in the fit."""
@@ -111,4 +117,5 @@ class SurfaceConfig:
             log2_rows=self.log2_rows,
             finest_resolution=self.finest_resolution,
             hidden=self.hidden,
+            split_colour=self.split_colour,
         )

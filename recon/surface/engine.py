@@ -75,8 +75,6 @@ SampleRays = Callable[
 def resolve(engine: Engine) -> Engine:
     """The engine that will be used: `auto` becomes the fastest here. Raises UserError where what it needs is not."""
     chosen = Engine(fastest_engine()) if engine is Engine.auto else engine
-    if chosen is Engine.cpu and not has_package("numba"):
-        raise UserError("The engine cpu needs numba: `pip install numba`, or choose surface.engine=reference (slow).")
     if chosen is Engine.triton and not has_package("triton"):
         raise UserError("The engine triton needs Triton: `pip install triton`, or leave surface.engine=auto.")
     if chosen is Engine.tcnn and not has_package("tinycudann"):
@@ -89,6 +87,8 @@ def resolve(engine: Engine) -> Engine:
             f"The engine {chosen.name} needs a CUDA device that torch can use, and there is none: leave "
             "surface.engine=auto."
         )
+    if not has_package("numba"):  # with any engine: what is prepared before the training is prepared on the host
+        raise UserError("The surface needs numba: `pip install numba`.")
     return chosen
 
 

@@ -8,6 +8,7 @@ normals (Eikonal term, NeuS's cosine, shading) needs no double backward pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from recon.data import SurfaceField
 from recon.surface.engine import Engine, Precision, device_for, is_half, open_grid
 from recon.surface.hashgrid import GridLayout
+from recon.surface.reflection import SplitColour
 
 SOFTPLUS_BETA = 100.0
 """NeuS's choice: close to ReLU, but smooth enough for normals."""
@@ -42,6 +44,8 @@ class FieldConfig:
     """Width of the hidden layers."""
     n_geometry: int = 15
     """Features that the SDF network hands to the colour network."""
+    split_colour: bool = False
+    """Whether colour is split into paint and mirrored surroundings."""
 
     def layout(self) -> GridLayout:
         return GridLayout(self.n_levels, self.n_features, self.log2_rows, self.base_resolution, self.finest_resolution)
@@ -51,6 +55,18 @@ def spherical_harmonics(direction: Float[Tensor, "n 3"]) -> Float[Tensor, "n 9"]
     """Real spherical harmonics of bands 0..2, without constants (the next layer has its own scale)."""
     x, y, z = direction.unbind(1)
     return torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y], 1)
+
+
+def plain_colour(cfg: FieldConfig) -> nn.Sequential:
+    """The colour network of all inputs together."""
+    return nn.Sequential(
+        nn.Linear(3 + 9 + 9 + 3 + cfg.n_geometry, cfg.hidden),
+        nn.ReLU(),
+        nn.Linear(cfg.hidden, cfg.hidden),
+        nn.ReLU(),
+        nn.Linear(cfg.hidden, 3),
+        nn.Sigmoid(),
+    )
 
 
 class Field(nn.Module):
@@ -72,24 +88,21 @@ class Field(nn.Module):
         self.table = nn.Parameter((torch.rand(self.layout.n_rows(), cfg.n_features) * 2 - 1) * 1e-4)
         self.sdf_in = nn.Linear(3 + encoded, cfg.hidden)
         self.sdf_out = nn.Linear(cfg.hidden, 1 + cfg.n_geometry)
-        self.colour = nn.Sequential(
-            nn.Linear(3 + 9 + 9 + 3 + cfg.n_geometry, cfg.hidden),
-            nn.ReLU(),
-            nn.Linear(cfg.hidden, cfg.hidden),
-            nn.ReLU(),
-            nn.Linear(cfg.hidden, 3),
-            nn.Sigmoid(),
-        )
         self.register_buffer("level_weight", torch.ones(cfg.n_levels), persistent=False)
+        self.n_open = cfg.n_levels
+        """Levels of any weight, known without asking the device."""
         device = device_for(engine)
         self.in_half = is_half(precision, device)
-        self.fused = fused_network(self.colour) if engine is Engine.tcnn and self.in_half else None
+        plain = None if cfg.split_colour else plain_colour(cfg)
+        self.colour = plain or SplitColour(cfg.n_geometry, cfg.hidden)
+        self.fused = fused_network(plain) if plain and engine is Engine.tcnn and self.in_half else None
         self.to(device)
 
     def open_levels(self, n_open: float) -> None:
         """Coarse-to-fine: the first floor(n_open) levels count fully, the next by the fraction."""
         levels = torch.arange(self.cfg.n_levels, dtype=torch.float32, device=self.table.device)
         self.level_weight = (n_open - levels).clamp(0, 1)
+        self.n_open = min(max(math.ceil(n_open - 1e-6), 1), self.cfg.n_levels)
 
     def geometry(
         self, x: Float[Tensor, "n 3"]
@@ -113,6 +126,9 @@ class Field(nn.Module):
 
         The network is also given the mirrored direction, in which highlights are simple (Ref-NeRF, sec. 3.1).
         """
+        if isinstance(self.colour, SplitColour):
+            split: Tensor = self.colour(2 * x - 1, direction, normal, geometry)
+            return split
         reflected = direction - 2 * (direction * normal).sum(1, keepdim=True) * normal
         inputs = torch.cat(
             [2 * x - 1, spherical_harmonics(direction), spherical_harmonics(reflected), normal, geometry], 1
@@ -124,13 +140,15 @@ class Field(nn.Module):
 
         bfloat16 has float32's range: the gradient of a single sample, about 1e-6, would vanish in an unscaled float16.
         """
+        network = self.colour
+        assert isinstance(network, nn.Sequential)  # SplitColour has its own way through
         if not self.in_half:
-            result: Tensor = self.colour(inputs)
+            result: Tensor = network(inputs)
             return result
         if self.fused is not None:
-            return torch.sigmoid(self.fused(self.colour, inputs))
+            return torch.sigmoid(self.fused(network, inputs))
         with torch.autocast(inputs.device.type, torch.bfloat16):
-            logit = self.colour[:-1](inputs)
+            logit = network[:-1](inputs)
         return torch.sigmoid(logit.float())
 
     @torch.no_grad()

@@ -60,7 +60,7 @@ def fit_surface(
     if why_anew:
         job.warn(why_anew)
     if state is None:
-        trainer.warm_start(near, carved)
+        trainer.warm_start(near, carved + np.float32(cfg.start_inside * cell))
     else:
         fit.restore(state)
         job.notes["resumed_at_step"] = trainer.step

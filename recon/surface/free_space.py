@@ -29,7 +29,7 @@ def nearest_depth(view: View, prior: PriorCloud, side_px: int) -> tuple[Float64[
 
 
 def towards_best_views(
-    posed: PosedCapture, prior: PriorCloud, tolerance: float, n_best: int = 3, side_px: int = 160
+    posed: PosedCapture, prior: PriorCloud, tolerance: float, n_best: int = 1, side_px: int = 160
 ) -> Float64[np.ndarray, "n n_best 3"]:
     """Unit directions from each prior point to the cameras that see it most frontally; zero where fewer do.
 
@@ -44,7 +44,7 @@ def towards_best_views(
         facing = (towards * prior.normals_world).sum(1)
         pixel, depth_z = small.project(prior.points_world)
         # flatter views are too uncertain about what is in front
-        chosen = np.flatnonzero((facing > np.maximum(cosine[:, -1], 0.4)) & small.in_image(pixel, depth_z))
+        chosen = np.flatnonzero((facing > np.maximum(cosine[:, -1], 0.3)) & small.in_image(pixel, depth_z))
         columns, rows = pixel[chosen].astype(np.int64).T
         chosen = chosen[depth_z[chosen] <= depth[rows, columns] + tolerance]
         cosine[chosen, -1], direction[chosen, -1] = facing[chosen], towards[chosen]
@@ -77,7 +77,7 @@ def carve_looked_through(
     cell: float,
     points: Float[np.ndarray, "n 3"],
     towards: Float[np.ndarray, "n n_best 3"],
-    n_rays: int = 8,
+    n_rays: int = 4,
 ) -> Bool[np.ndarray, "i j k"]:
     """The voxels of `solid` that stay when what prior points are seen through is taken out.
 

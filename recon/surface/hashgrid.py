@@ -9,13 +9,14 @@ the fast ones.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 HASH_PRIMES = (1, 2654435761, 805459861)
@@ -57,14 +58,14 @@ class GridLayout:
         return int(self.offsets()[-1])
 
 
-def row_index(layout: GridLayout, level: int, corner: Tensor) -> Tensor:
-    """Table rows of integer grid corners (int64, ... 3), tiny-cuda-nn's `grid_index`."""
+def row_index(layout: GridLayout, level: int, corner: list[Int64[Tensor, " n"]]) -> Int64[Tensor, " n"]:
+    """Table rows of integer grid corners (x, y, z), tiny-cuda-nn's `grid_index`."""
     offsets, resolution = layout.offsets(), int(layout.resolutions()[level])
     rows = int(offsets[level + 1] - offsets[level])
     if resolution**3 <= rows:
-        index = corner[..., 0] + corner[..., 1] * resolution + corner[..., 2] * resolution**2
+        index = corner[0] + corner[1] * resolution + corner[2] * resolution**2
     else:
-        hashed = [(corner[..., d] * HASH_PRIMES[d]) & 0xFFFFFFFF for d in range(3)]
+        hashed = [(corner[d] * HASH_PRIMES[d]) & 0xFFFFFFFF for d in range(3)]
         index = hashed[0] ^ hashed[1] ^ hashed[2]
     return index % rows + int(offsets[level])
 
@@ -81,22 +82,19 @@ def encode_reference(
     Jacobian is of the trilinear interpolation, so it jumps at cell borders.
     """
     features, jacobians = [], []
-    for level, scale in enumerate(layout.scales()):
-        position = x * float(scale) + 0.5
+    for level, scale in enumerate(layout.scales().tolist()):
+        position = x * scale + 0.5
         cell = torch.floor(position)
         frac = position - cell
         value = torch.zeros(len(x), layout.n_features, dtype=table.dtype, device=x.device)
         slope = torch.zeros(len(x), layout.n_features, 3, dtype=table.dtype, device=x.device)
-        for bits in range(8):
-            offset = torch.tensor([bits & 1, bits >> 1 & 1, bits >> 2 & 1], device=x.device)
-            row = table[row_index(layout, level, cell.long() + offset)]
-            weight = torch.where(offset.bool(), frac, 1 - frac)
-            sign = 2.0 * offset - 1
-            value = value + weight.prod(1, keepdim=True) * row
-            side = torch.stack(
-                [weight[:, 1] * weight[:, 2], weight[:, 0] * weight[:, 2], weight[:, 0] * weight[:, 1]], 1
-            )
-            slope = slope + row[:, :, None] * (side * sign * float(scale))[:, None, :]
+        for corner in itertools.product((0, 1), repeat=3):
+            row = table[row_index(layout, level, [cell[:, d].long() + corner[d] for d in range(3)])]
+            wx, wy, wz = (frac[:, d] if corner[d] else 1 - frac[:, d] for d in range(3))
+            sx, sy, sz = (scale if side else -scale for side in corner)
+            value = value + (wx * wy * wz)[:, None] * row
+            side = torch.stack([sx * wy * wz, sy * wx * wz, sz * wx * wy], 1)
+            slope = slope + row[:, :, None] * side[:, None, :]
         features.append(value * level_weight[level])
         jacobians.append(slope * level_weight[level])
     return torch.cat(features, 1), torch.cat(jacobians, 1)

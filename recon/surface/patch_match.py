@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recon.surface.baked import BakedSdf
 from recon.surface.patch_photos import PatchPhotos, Pyramid
+from recon.surface.sampling_reference import trilinear
 
 NOT_COMPARED = 3.0
 """Cost of a source in which too little of a patch is seen; 1 - NCC is at most 2."""
@@ -134,20 +135,6 @@ def source_level(
         return (level + 0.5).floor().long().clamp(0, photos.pyramid.offset.shape[1] - 1)
 
 
-def trilinear_reference(values: Float[Tensor, "nx ny nz"], x: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
-    """Values between a grid's points, at positions in cells from its first point; the border's value beyond."""
-    limit = torch.tensor(values.shape, device=x.device) - 1.001
-    x = torch.minimum(x.clamp(min=0), limit)
-    first = x.long()
-    share = x - first
-    total = torch.zeros_like(x[..., 0])
-    for bits in range(8):
-        step = torch.tensor([bits & 1, bits >> 1 & 1, bits >> 2 & 1], device=x.device)
-        i, j, k = (first + step).unbind(-1)
-        total += values[i, j, k] * torch.where(step.bool(), share, 1 - share).prod(-1)
-    return total
-
-
 def visible_sources_reference(
     baked: BakedSdf,
     points: Float[Tensor, "n 3"],
@@ -157,13 +144,14 @@ def visible_sources_reference(
     least_cosine: float,
 ) -> Int[Tensor, "n n_sources"]:
     """The sources, with -1 for those that see a point too flatly, or not for what the baked SDF has in between."""
-    values, origin = (torch.as_tensor(x, device=points.device) for x in (baked.values, baked.origin))
     towards = centre[sources.clamp(min=0)] - points[:, None]
     towards = towards / towards.norm(dim=-1, keepdim=True)
     facing = (towards * normals[:, None]).sum(-1) >= least_cosine
-    n_steps = int(sum(n**2 for n in values.shape) ** 0.5 / STEP_CELLS) + 1
+    shape = baked.values.shape
+    n_steps = int(sum(n**2 for n in shape) ** 0.5 / STEP_CELLS) + 1
     ahead = FIRST_CELLS + STEP_CELLS * torch.arange(n_steps, device=points.device)
-    x = ((points - origin) / baked.cell)[:, None, None] + ahead[:, None] * towards[:, :, None]
-    inside = ((x >= 0) & (x <= torch.tensor(values.shape, device=points.device) - 1)).all(-1)
-    blocked = (inside & (trilinear_reference(values, x) < -DEEP_CELLS * baked.cell)).any(-1)
+    at = points[:, None, None] + baked.cell * ahead[:, None] * towards[:, :, None]
+    cells = ((at - baked.origin) / baked.cell).unbind(-1)
+    inside = torch.stack([(x >= 0) & (x <= n - 1) for x, n in zip(cells, shape, strict=True)]).all(0)
+    blocked = (inside & (trilinear(baked, at) < -DEEP_CELLS * baked.cell)).any(-1)
     return torch.where((sources >= 0) & facing & ~blocked, sources, -1)

@@ -29,7 +29,6 @@ from recon.surface.patch_match import (
     match_reference,
     visible_sources_reference,
 )
-from recon.surface.patch_match_cpu import match_cpu, visible_sources
 from recon.surface.patch_photos import PatchPhotos, gather_photos
 from recon.surface.pixels import UnitCameras
 
@@ -40,6 +39,7 @@ NOISE_VARIANCE = 4.0
 LEAST_COMMON = 0.6
 """Share of a patch that must lie on the object in both photos."""
 GOLDEN = (5**0.5 - 1) / 2
+CPU = torch.device("cpu")
 N_SURFACE = 2000
 """Points that the photos' partners are chosen by."""
 
@@ -80,13 +80,13 @@ class PatchConfig:
         """The term's weight when a share `done` of the steps is done."""
         return self.weight * float(np.clip((done - self.start_share) / max(self.ramp_share, 1e-6), 0, 1))
 
-    def patch(self) -> Patch:
+    def patch(self, device: torch.device = CPU) -> Patch:
         """Its pixels, with weights that fall off to 60 % towards the edges."""
         steps = np.arange(-self.radius_px, self.radius_px + 1, self.stride_px, dtype=np.float32)
         pattern = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
         nearness = np.exp(-0.5 * (pattern**2).sum(1) / max(self.radius_px, 1) ** 2)
-        tensors = torch.from_numpy(pattern), torch.from_numpy(nearness / nearness.sum())
-        return Patch(*tensors, NOISE_VARIANCE, LEAST_COMMON)
+        pattern_px, weight = (torch.from_numpy(x).to(device) for x in (pattern, nearness / nearness.sum()))
+        return Patch(pattern_px, weight, NOISE_VARIANCE, LEAST_COMMON)
 
 
 def first_crossing(
@@ -180,8 +180,11 @@ def patch_loss(
     # a low-discrepancy sequence, so that any few patches have the levels' shares
     level = torch.floor(cfg.level + torch.arange(len(t), device=t.device) * GOLDEN % 1).long()
     places = PatchPlaces(rays.view_idx, middle_px(photos, rays), level, sources)
-    match = match_cpu if plane.device.type == "cpu" else match_reference
-    cost, contrast = match(plane, photos, cfg.patch(), places)
+    if plane.device.type == "cpu":
+        from recon.surface.patch_match_cpu import match_cpu as match
+    else:
+        match = match_reference
+    cost, contrast = match(plane, photos, cfg.patch(plane.device), places)
     return robust_mean(cost, contrast, cfg)
 
 
@@ -207,5 +210,8 @@ def seen_sources(
     sources = photos.neighbours[rays.view_idx]
     flat = (normals * rays.direction).sum(1) > -least_cosine
     sources = torch.where(flat[:, None], -1, sources)
-    see = visible_sources if points.device.type == "cpu" else visible_sources_reference
+    if points.device.type == "cpu":
+        from recon.surface.patch_match_cpu import visible_sources as see
+    else:
+        see = visible_sources_reference
     return see(baked, points, normals, sources, photos.cameras.centre, least_cosine)

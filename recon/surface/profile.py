@@ -98,7 +98,7 @@ def points_of(trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
 def encode_traffic(field: Field, n: int) -> int:
     """Bytes that encoding n points forward and backward moves at least, with all open levels."""
     layout = field.layout
-    open_levels = int((field.level_weight > 0).sum())
+    open_levels = field.n_open
     row = 4 * layout.n_features
     results = row * open_levels * (1 + 3)
     rows = 8 * row * open_levels

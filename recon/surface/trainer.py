@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from recon.surface.baked import BakedSdf
@@ -177,8 +177,7 @@ class Trainer:
 
     def finest_cell(self) -> float:
         """Edge of a cell of the finest open level of the hash grid."""
-        n_open = max(int(self.field.level_weight.sum().ceil()), 1)
-        return float(1 / self.field.layout.scales()[n_open - 1])
+        return float(1 / self.field.layout.scales()[self.field.n_open - 1])
 
     def patch_weight(self) -> float:
         """Of the patches' term at this step."""
@@ -194,7 +193,7 @@ class Trainer:
         """The patches' term on the object's rays; 0 while it has no weight."""
         if self.data.photos is None or self.patch_weight() == 0:
             return torch.zeros((), device=sdf.device)
-        on = self.data.pool.label[batch.pixel_idx] == OBJECT
+        on = torch.nonzero(self.data.pool.label[batch.pixel_idx] == OBJECT)[:, 0]
         rays = PatchRays(batch.view_idx[on], batch.origin[on], batch.direction[on], middle[on], sdf[on])
         return patch_loss(self.field.geometry, self.data.photos, rays, baked, self.cfg.patches)
 
@@ -214,24 +213,21 @@ class Trainer:
         difference = (rendered - target).abs().mean(1) * on
         opacity = opacity_loss(accumulated, on, outside)
         self.rays.observe(batch.tile_idx, (difference + self.cfg.loss.mask * opacity).detach(), self.step)
-        self.observe_photos(batch, torch.stack([difference, (on.float() - accumulated).abs()]).detach(), label)
+        self.observe_photos(batch, torch.stack([difference, (on.float() - accumulated).abs()]).detach())
         counts = batch.weight * self.photos.counts[batch.view_idx]
         colour_term = (counts * difference).sum() / (counts * on).sum().clamp(min=1e-6)
         return colour_term, (counts * opacity).sum() / counts.sum().clamp(min=1e-6)
 
-    def observe_photos(self, batch: Batch, errors: Float[Tensor, "2 n_rays"], label: UInt8[Tensor, " n_rays"]) -> None:
+    def observe_photos(self, batch: Batch, errors: Float[Tensor, "2 n_rays"]) -> None:
         """Take in what each photo's rays miss by in colour and opacity; those that miss the hull have opacity 0."""
-        pool = self.data.pool
-        missed = pool.label[batch.missed_idx]
-        wrong = torch.stack([torch.zeros_like(batch.missed_weight), (missed == OBJECT).float()])
-        seen = torch.stack([label == OBJECT, label != UNSURE]) * batch.weight
+        pool, weight = self.data.pool, batch.drawn_weight
+        label = pool.label[batch.drawn_idx]
+        on = (label == OBJECT).float()
+        wrong = torch.stack([torch.zeros_like(on), on]).index_copy(1, batch.kept, errors)
         # no colour is seen where the hull is missed
-        seen_missed = torch.stack([torch.zeros_like(missed), missed != UNSURE]) * batch.missed_weight
-        self.photos.observe(
-            torch.cat([batch.view_idx, pool.view_idx[batch.missed_idx].long()]),
-            torch.cat([errors, wrong], 1),
-            torch.cat([seen, seen_missed], 1),
-        )
+        met = torch.zeros_like(on).index_fill(0, batch.kept, 1.0)
+        seen = torch.stack([on * met, (label != UNSURE).float()]) * weight
+        self.photos.observe(pool.view_idx[batch.drawn_idx].long(), wrong, seen)
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs to go on as if nothing had happened: tensors and plain values."""
@@ -253,7 +249,7 @@ class Trainer:
         """Go back, or on, to where `state` was called, be it by another engine."""
         self.step, self._averages = state["step"], {k: v.to(self.device) for k, v in state["averages"].items()}
         self.field.load_state_dict(state["field"])
-        self.field.level_weight = state["level_weight"]
+        self.field.level_weight = state["level_weight"].to(self.device)
         with torch.no_grad():
             self.log_gain.copy_(state["log_gain"])
         self.optimizer.load_state_dict(state["optimizer"])
