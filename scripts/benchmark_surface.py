@@ -33,15 +33,13 @@ KEPT = Path("assets_out") / ".benchmark"
 
 SURFACE = ("variant", "photos", "Chamfer %", "F 0.5 %", "F 1 %", "normals", "fit s", "mesh s", "fit peak MB")
 
-IMPORTANCE = tuple(
-    f"surface.importance.{k}_share={share}" for k, share in (("gradient", 0.2), ("edge", 0.1), ("error", 0.2))
-)
-"""Shares to try: off by default."""
-
 ABLATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("everything", ()),
     ("no image pyramid", ("surface.pyramid.n_scales=1",)),
-    ("rays drawn by gradient, edge and error", IMPORTANCE),
+    (
+        "rays drawn evenly",
+        tuple(f"surface.importance.{k}_share=0" for k in ("gradient", "edge", "error")),
+    ),
     ("all photos trusted", ("surface.trust.tolerance=0",)),
     ("no patches", ("surface.patches.weight=0",)),
     ("colour in one network", ("surface.split_colour=false",)),
@@ -57,7 +55,7 @@ ABLATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("no mask term", ("surface.loss.mask=0",)),
     ("even samples", ("surface.placing=even",)),
 )
-"""What is taken away or added, and the options that do it."""
+"""What is taken away, and the options that do it."""
 
 GROWTH = (
     "photos", "megapixels", "placed", "read + poses + isolate s", "prior s", "fit s", "mesh s", "peak MB", "F 0.5 %",

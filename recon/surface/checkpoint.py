@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-FORMAT = 3
+FORMAT = 2
 """Raise it whenever what `Trainer.state`, `Baker.state` or `Watch.state` hold changes its names or meaning."""
 
 

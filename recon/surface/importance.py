@@ -35,12 +35,12 @@ REFRESH_EVERY, FORGET, PRIOR_RAYS = 50, 0.7, 4.0
 class ImportanceConfig:
     """Where rays are drawn more often than evenly; the loss stays the same by weights."""
 
-    gradient_share: float = 0.0
+    gradient_share: float = 0.2
     """Share of the rays drawn in proportion to the photos' gradients; 0: none. More look at detail, fewer at plain
     surfaces, whose rays then weigh more."""
-    edge_share: float = 0.0
+    edge_share: float = 0.1
     """Share drawn near the masks' edges, most of all on thin parts; 0: none."""
-    error_share: float = 0.0
+    error_share: float = 0.2
     """Share drawn in proportion to the current error; 0: none."""
     largest_ratio: float = 8.0
     """A tile's gradient, edge or error counts as at most this many times the mean, so that a few tiles cannot take
