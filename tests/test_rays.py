@@ -139,10 +139,10 @@ def test_tiles_with_large_errors_are_drawn_more_often_and_forgotten_again():
 
 def test_a_restored_draw_goes_on_alike():
     tiles = random_tiles(np.random.default_rng(5))
-    first = RayDraw(ImportanceConfig(), tiles)
+    first = RayDraw(ImportanceConfig(0.2, 0.1, 0.2), tiles)
     for step in range(70):
         first.observe(torch.arange(400), torch.linspace(0, 1, 400), step)
-    second = RayDraw(ImportanceConfig(), tiles)
+    second = RayDraw(ImportanceConfig(0.2, 0.1, 0.2), tiles)
     second.restore(first.state())
     draws = [r.draw(RandomNumbers(6, CPU), 50, 50) for r in (first, second)]
     for a, b in zip(*draws, strict=True):
@@ -219,7 +219,7 @@ def test_a_photo_with_a_wrong_pose_is_named_and_no_other(tmp_path: Path, angle_d
     posed, region = sphere_scene(tmp_path / "scene")
     (tmp_path / "job").mkdir()
     job = Job("fit", tmp_path / "job")
-    cfg = SurfaceConfig(n_steps=250, **SMALL)
+    cfg = SurfaceConfig(n_steps=150, **SMALL)
     fit_surface(turned(posed, 4, angle_deg), region, sphere_cloud(2000), cfg, job)
     assert sorted(job.notes["doubted_photos"]) == found
     assert len(job.warnings) == len(found)

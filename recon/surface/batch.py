@@ -67,9 +67,11 @@ class Batch:
     """Into the pool's tiles."""
     weight: Float[Tensor, " n_rays"]
     """Of each ray in the loss, as it was drawn more or less often than others."""
-    missed_idx: Int64[Tensor, " n_missed"]
-    """Pixels whose rays miss the hull; they are not rendered."""
-    missed_weight: Float[Tensor, " n_missed"]
+    kept: Int64[Tensor, " n_rays"]
+    """Which of the drawn pixels these are: the rays of the others miss the hull, and are not rendered."""
+    drawn_idx: Int64[Tensor, " n_drawn"]
+    """All pixels drawn."""
+    drawn_weight: Float[Tensor, " n_drawn"]
     view_idx: Int64[Tensor, " n_rays"]
     origin: Float[Tensor, "n_rays 3"]
     direction: Float[Tensor, "n_rays 3"]
@@ -98,10 +100,10 @@ def draw_batch(
     """Draw rays through and beside the object, sections on them where the baked SDF puts the weights, and points."""
     pool, n_inner = data.pool, round(cfg.n_rays * cfg.object_share)
     n_outer = cfg.n_rays - n_inner if pool.n_object < len(pool.label) else 0
-    pixel_idx, tile_idx, weight = rays.draw(rng, n_inner, n_outer)
-    view_idx = pool.view_idx[pixel_idx].long()
-    rays_o, rays_d = data.cameras.rays(view_idx, pool.pixel[pixel_idx].double() + 0.5)
-    jitter = rng.random((len(pixel_idx), cfg.n_samples + 1))
+    drawn_idx, tile_idx, drawn_weight = rays.draw(rng, n_inner, n_outer)
+    view_idx = pool.view_idx[drawn_idx].long()
+    rays_o, rays_d = data.cameras.rays(view_idx, pool.pixel[drawn_idx].double() + 0.5)
+    jitter = rng.random((len(drawn_idx), cfg.n_samples + 1))
     # a baked grid cannot place samples more sharply than a few to a cell
     sharpness = min(inv_s, 5.0 / baked.cell)
     grid = baked if cfg.placing is Placing.baked else baked.flat()
@@ -117,11 +119,12 @@ def draw_batch(
     n_aside = min(cfg.n_curvature, len(kept)) if cfg.loss.curvature else 0
     aside = rng.random((n_aside, 3)) - 0.5
     return Batch(
-        pixel_idx[kept],
+        drawn_idx[kept],
         tile_idx[kept],
-        weight[kept],
-        pixel_idx[~hit],
-        weight[~hit],
+        drawn_weight[kept],
+        kept,
+        drawn_idx,
+        drawn_weight,
         view_idx[kept],
         rays_o[kept],
         rays_d[kept],

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from recon.surface.baked import BakedSdf
@@ -213,24 +213,21 @@ class Trainer:
         difference = (rendered - target).abs().mean(1) * on
         opacity = opacity_loss(accumulated, on, outside)
         self.rays.observe(batch.tile_idx, (difference + self.cfg.loss.mask * opacity).detach(), self.step)
-        self.observe_photos(batch, torch.stack([difference, (on.float() - accumulated).abs()]).detach(), label)
+        self.observe_photos(batch, torch.stack([difference, (on.float() - accumulated).abs()]).detach())
         counts = batch.weight * self.photos.counts[batch.view_idx]
         colour_term = (counts * difference).sum() / (counts * on).sum().clamp(min=1e-6)
         return colour_term, (counts * opacity).sum() / counts.sum().clamp(min=1e-6)
 
-    def observe_photos(self, batch: Batch, errors: Float[Tensor, "2 n_rays"], label: UInt8[Tensor, " n_rays"]) -> None:
+    def observe_photos(self, batch: Batch, errors: Float[Tensor, "2 n_rays"]) -> None:
         """Take in what each photo's rays miss by in colour and opacity; those that miss the hull have opacity 0."""
-        pool = self.data.pool
-        missed = pool.label[batch.missed_idx]
-        wrong = torch.stack([torch.zeros_like(batch.missed_weight), (missed == OBJECT).float()])
-        seen = torch.stack([label == OBJECT, label != UNSURE]) * batch.weight
+        pool, weight = self.data.pool, batch.drawn_weight
+        label = pool.label[batch.drawn_idx]
+        on = (label == OBJECT).float()
+        wrong = torch.stack([torch.zeros_like(on), on]).index_copy(1, batch.kept, errors)
         # no colour is seen where the hull is missed
-        seen_missed = torch.stack([torch.zeros_like(missed), missed != UNSURE]) * batch.missed_weight
-        self.photos.observe(
-            torch.cat([batch.view_idx, pool.view_idx[batch.missed_idx].long()]),
-            torch.cat([errors, wrong], 1),
-            torch.cat([seen, seen_missed], 1),
-        )
+        met = torch.zeros_like(on).index_fill(0, batch.kept, 1.0)
+        seen = torch.stack([on * met, (label != UNSURE).float()]) * weight
+        self.photos.observe(pool.view_idx[batch.drawn_idx].long(), wrong, seen)
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs to go on as if nothing had happened: tensors and plain values."""
