@@ -219,7 +219,7 @@ def test_a_photo_with_a_wrong_pose_is_named_and_no_other(tmp_path: Path, angle_d
     posed, region = sphere_scene(tmp_path / "scene")
     (tmp_path / "job").mkdir()
     job = Job("fit", tmp_path / "job")
-    cfg = SurfaceConfig(n_steps=150, **SMALL)
+    cfg = SurfaceConfig(n_steps=250, **SMALL)
     fit_surface(turned(posed, 4, angle_deg), region, sphere_cloud(2000), cfg, job)
     assert sorted(job.notes["doubted_photos"]) == found
     assert len(job.warnings) == len(found)

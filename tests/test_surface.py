@@ -214,7 +214,7 @@ def sphere_cloud(n: int) -> PriorCloud:
 
 
 SMALL = {"n_rays": 256, "n_levels": 6, "log2_rows": 14, "finest_resolution": 128, "bake_resolution": 32,
-         "bake_resolution_late": 48, "n_points": 256, "n_free": 256}  # fmt: skip
+         "bake_resolution_late": 48, "n_points": 256, "n_free": 256, "start_inside": 0.0}  # fmt: skip
 
 
 def radius_error(field: SurfaceField) -> np.ndarray:
