@@ -305,7 +305,7 @@ def test_each_prior_point_looks_to_the_cameras_that_see_it_best(tmp_path):
     towards, length = towards[:, 0], length[:, 0]
     assert set(np.round(length, 6)) <= {0.0, 1.0}
     cosine = (towards * cloud.normals_world).sum(1)
-    assert cosine[length > 0].min() >= 0.4
+    assert cosine[length > 0].min() >= 0.3
     # all cameras look slightly downward, so the equator is seen and the south pole is not
     assert length[np.abs(cloud.normals_world[:, 2]) < 0.3].mean() > 0.95
     assert length[cloud.normals_world[:, 2] < -0.9].mean() < 0.05
