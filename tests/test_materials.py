@@ -24,5 +24,7 @@ def test_optional_maps_come_back_and_must_fit_the_texture(tmp_path: Path) -> Non
     assert loaded.normal_map is None
     assert loaded.occlusion_roughness_metallic is not None
     assert (loaded.occlusion_roughness_metallic == packed).all()
+    other_size = Asset.__new__(Asset)  # past the constructor, whose shapes the tests' type checker refuses already
+    vars(other_size).update(vars(made), normal_map=packed[:4, :4])
     with pytest.raises(ValueError, match="normal_map"):
-        Asset(mesh, base, seen, normal_map=packed[:4, :4]).check()
+        other_size.check()
