@@ -566,6 +566,10 @@ class UvMesh:
         require(bool(((self.uv >= 0) & (self.uv <= 1)).all()), "a texture coordinate is outside 0..1")
 
 
+OPTIONAL_MAPS = ("normal_map", "occlusion_roughness_metallic")
+"""Maps that an Asset may have besides its base colour, in the order of its fields; each is saved as NAME.png."""
+
+
 @dataclass(frozen=True)
 class Asset:
     """A textured mesh in world, before it is placed and written by the exporter."""
@@ -576,11 +580,18 @@ class Asset:
     seen: UInt8[np.ndarray, "t t"]
     """255 where a photo saw the texel, 128 where it was filled in, 0 outside every chart."""
     stats: dict[str, Any] = field(default_factory=dict)
+    normal_map: UInt8[np.ndarray, "t t 3"] | None = None
+    """Tangent space as glTF has it (green is +v, up in the texture): the dense surface's normals on this mesh."""
+    occlusion_roughness_metallic: UInt8[np.ndarray, "t t 3"] | None = None
+    """glTF's packing, linear: R ambient occlusion (255 is open), G roughness, B metallic."""
 
     def save(self, folder: Path) -> None:
         self.uv_mesh.save(folder)
         Image.fromarray(self.base_colour).save(folder / "base_colour.png")
         Image.fromarray(self.seen).save(folder / "seen.png")
+        for name in OPTIONAL_MAPS:
+            if getattr(self, name) is not None:
+                Image.fromarray(getattr(self, name)).save(folder / f"{name}.png")
         write_json(folder / "asset.json", {"stats": self.stats})
 
     @staticmethod
@@ -590,9 +601,13 @@ class Asset:
             read_rgb(folder / "base_colour.png"),
             read_mask(folder / "seen.png"),
             read_json(folder / "asset.json")["stats"],
+            *(read_rgb(path) if path.exists() else None for path in (folder / f"{n}.png" for n in OPTIONAL_MAPS)),
         )
 
     def check(self) -> None:
         self.uv_mesh.check()
         require(self.base_colour.shape[:2] == self.seen.shape, "texture and its seen-map differ in size")
+        for name in OPTIONAL_MAPS:
+            made = getattr(self, name)
+            require(made is None or made.shape == self.base_colour.shape, f"{name} and base colour differ in size")
         require(bool((self.seen > 0).any()), "no texel of the texture is used")

@@ -59,7 +59,7 @@ class Trainer:
 
     @property
     def averages(self) -> dict[str, float]:
-        """Running means of the loss's terms and, as `total`, of their sum; reading them waits for the device."""
+        """Running means of the loss's terms and, as `total`, of their sum without the patches'; reading them waits."""
         if not self._averages:
             return {}
         return dict(zip(self._averages, torch.stack(list(self._averages.values())).tolist(), strict=True))
@@ -119,14 +119,15 @@ class Trainer:
         """One step of the optimiser on one batch of rays and points."""
         self.schedule()
         losses = self.losses(self.draw(baker), baker.baked)
-        total = losses.total(self.cfg.loss, self.patch_weight())
         self.optimizer.zero_grad()
-        total.backward()
+        losses.total(self.cfg.loss, self.patch_weight()).backward()
         if self.gradient_norm:
             nn.utils.clip_grad_norm_(self.parameters(), self.gradient_norm)
         self.optimizer.step()
         self.step += 1
-        for k, v in (losses.values() | {"total": total.detach()}).items():
+        # the patches' term is bounded, and grows with its weight: its coming in must not look like a breakdown
+        total = losses.total(self.cfg.loss, patch_weight=0.0).detach()
+        for k, v in (losses.values() | {"total": total}).items():
             self._averages[k] = 0.95 * self._averages.get(k, v) + 0.05 * v
 
     def draw(self, baker: Baker) -> Batch:

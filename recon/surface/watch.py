@@ -43,7 +43,7 @@ class Training(Protocol):
 
     @property
     def averages(self) -> dict[str, float]:
-        """Running means of the loss's terms, and their weighted sum by the name `total`."""
+        """Running means of the loss's terms, and by the name `total` of what is watched of their weighted sum."""
         ...
 
     def parameters(self) -> Iterable[Tensor]: ...
