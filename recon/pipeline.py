@@ -45,5 +45,5 @@ def reconstruct(source: Path, cfg: Config, workspace: Workspace) -> Results:
     mesh = run(extract_mesh, posed, region, field, cfg=cfg.mesh)
     uv_mesh = run(unwrap, mesh, cfg=cfg.unwrap)
     asset = run(bake_texture, posed, region, uv_mesh, cfg=cfg.texture)
-    exported = run(export, asset, posed, region, cfg=cfg.export)
+    exported = run(export, asset, mesh, posed, region, source, cfg=cfg.export)
     return Results(capture, posed, region, prior, field, mesh, uv_mesh, asset, exported)
