@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, UInt8
+from jaxtyping import Float, Float32, Float64, Int, Int32, UInt8
 from PIL import Image
 
 from recon.camera import Pinhole, View
@@ -514,9 +514,15 @@ class Mesh:
     vertices_world: Float64[np.ndarray, "n_vertices 3"]
     faces: Int[np.ndarray, "n_faces 3"]
     stats: dict[str, Any] = field(default_factory=dict)
+    dense_vertices_world: Float32[np.ndarray, "n_dense_vertices 3"] = field(
+        default_factory=lambda: np.zeros((0, 3), np.float32)
+    )
+    """The same surface before it was simplified, with all detail that was extracted; empty where it was not kept."""
+    dense_faces: Int32[np.ndarray, "n_dense_faces 3"] = field(default_factory=lambda: np.zeros((0, 3), np.int32))
 
     def save(self, folder: Path) -> None:
-        np.savez(folder / "mesh.npz", vertices_world=self.vertices_world, faces=self.faces)
+        arrays = ("vertices_world", "faces", "dense_vertices_world", "dense_faces")
+        np.savez(folder / "mesh.npz", **{k: getattr(self, k) for k in arrays})
         write_json(folder / "mesh.json", {"stats": self.stats})
 
     @staticmethod
@@ -526,6 +532,8 @@ class Mesh:
 
     def check(self) -> None:
         check_triangles(self.vertices_world, self.faces)
+        if len(self.dense_faces):
+            check_triangles(self.dense_vertices_world, self.dense_faces)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from recon.data import Mesh, ObjectRegion, PosedCapture, SupportPlane
 from recon.errors import UserError
 from recon.mesh.extract import MeshConfig, mesh_from_sdf
 from recon.mesh.grid import Sdf, distance_to_planes, make_grid, sample
-from recon.mesh.simplify import is_closed, signed_volume, simplify
+from recon.mesh.simplify import is_closed, signed_volume, simplify, smooth
 from recon.stage import Job
 from recon.transforms import Rigid
 
@@ -118,6 +118,8 @@ def extract(
     assert solid.is_watertight and solid.is_winding_consistent and solid.volume > 0
     assert mesh.stats["watertight"] and not job.warnings
     assert len(np.unique(mesh.faces)) == len(mesh.vertices_world), "a vertex is not referenced"
+    assert len(mesh.dense_faces) > len(mesh.faces) and is_closed(mesh.dense_faces)
+    assert signed_volume(mesh.dense_vertices_world, mesh.dense_faces) == pytest.approx(solid.volume, rel=0.02)
     return mesh, solid, job
 
 
@@ -242,6 +244,6 @@ def test_a_faulty_mesh_is_repaired_and_turned_outward() -> None:
     solid = trimesh.creation.icosphere(3)
     faces = np.asarray(solid.faces)[3:, ::-1]  # three faces missing, inside out
     faces = np.concatenate([faces, faces[:2], [[5, 5, 9]]])  # two double, one degenerate
-    vertices, repaired = simplify(np.asarray(solid.vertices), faces, 600, 0)
+    vertices, repaired = simplify(*smooth(np.asarray(solid.vertices), faces, 0), 600)
     assert is_closed(repaired) and len(repaired) <= 600
     assert signed_volume(vertices, repaired) == pytest.approx(solid.volume, rel=0.02)

@@ -11,7 +11,7 @@ from recon.data import Mesh, ObjectRegion, PosedCapture, SupportPlane, SurfaceFi
 from recon.errors import UserError
 from recon.mesh.clean import face_areas, object_faces
 from recon.mesh.grid import Grid, Sdf, fill_underside, make_grid, marching_cubes, sample
-from recon.mesh.simplify import Triangles, is_closed, simplify
+from recon.mesh.simplify import Triangles, is_closed, simplify, smooth
 from recon.mesh.visibility import seen_by
 from recon.stage import Job, stage
 
@@ -34,7 +34,7 @@ class MeshConfig:
     """Dents in the underside of a standing object are filled up to this share of its diagonal. 0: leave them."""
 
 
-@stage(result=Mesh, version=1)
+@stage(result=Mesh, version=2)
 def extract_mesh(posed: PosedCapture, region: ObjectRegion, field: SurfaceField, cfg: MeshConfig, job: Job) -> Mesh:
     """The zero set of the fitted surface as a clean mesh in world. Raises UserError if there is none."""
     from recon.surface.query import load_sdf
@@ -60,13 +60,15 @@ def mesh_from_sdf(sdf: Sdf, posed: PosedCapture, region: ObjectRegion, cfg: Mesh
         raise UserError(NO_SURFACE)
     n_dropped = len(faces) - int(keep.sum())
     job.progress(0.75, 1, f"simplifying {int(keep.sum()):,} triangles")
-    vertices, faces = simplify(vertices, faces[keep], cfg.n_triangles, cfg.smoothing_steps)
+    dense = smooth(vertices, faces[keep], cfg.smoothing_steps)
+    vertices, faces = simplify(*dense, cfg.n_triangles)
     watertight = is_closed(faces)
     if not watertight:
         job.warn("The mesh could not be closed everywhere; most viewers do not mind, 3D printing and physics do.")
     job.progress(0.95, 1, "checking what was seen")
     stats = {
         "triangles": len(faces),
+        "dense_triangles": len(dense[1]),
         "watertight": watertight,
         "dropped_triangle_share": round(n_dropped / len(keep), 4),
         "unseen_area_share": round(unseen_area_share((vertices, faces), posed), 4),
@@ -75,7 +77,7 @@ def mesh_from_sdf(sdf: Sdf, posed: PosedCapture, region: ObjectRegion, cfg: Mesh
     }
     job.notes.update(stats)
     job.progress(1, 1, f"{len(faces):,} triangles")
-    return Mesh(vertices, faces, stats)
+    return Mesh(vertices, faces, stats, dense[0].astype(np.float32), dense[1].astype(np.int32))
 
 
 NO_SURFACE = (

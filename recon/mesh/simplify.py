@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float, Float64, Int
 
 Triangles = tuple[Float64[np.ndarray, "n_vertices 3"], Int[np.ndarray, "n_faces 3"]]
 
@@ -22,31 +22,25 @@ def is_closed(faces: Int[np.ndarray, "m 3"]) -> bool:
     return len(unique) == len(there) and np.array_equal(unique, np.unique(back))
 
 
-def signed_volume(vertices: Float64[np.ndarray, "n 3"], faces: Int[np.ndarray, "m 3"]) -> float:
+def signed_volume(vertices: Float[np.ndarray, "n 3"], faces: Int[np.ndarray, "m 3"]) -> float:
     """Volume of a closed mesh, positive where its faces are counter-clockwise seen from outside."""
     a, b, c = (vertices[faces[:, k]] - vertices.mean(0) for k in range(3))
     return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
 
 
-def simplify(
-    vertices: Float64[np.ndarray, "n 3"],
-    faces: Int[np.ndarray, "m 3"],
-    n_triangles: int,
-    smoothing_steps: int,
-) -> Triangles:
-    """Smooth by Taubin's filter, collapse edges to a triangle budget (Garland & Heckbert 1997), repair.
-
-    The mesh is worked on in a unit frame, so that MeshLab's absolute thresholds mean the same at every scale.
-    """
-    import pymeshlab
-
-    centre, size = vertices.mean(0), float(np.ptp(vertices, axis=0).max())
-    meshes = pymeshlab.MeshSet(verbose=False)
-    meshes.add_mesh(pymeshlab.Mesh((vertices - centre) / size, faces.astype(np.int32)))
+def smooth(vertices: Float64[np.ndarray, "n 3"], faces: Int[np.ndarray, "m 3"], n_steps: int) -> Triangles:
+    """Repair, then smooth by Taubin's filter; the detail that was extracted stays, its ripples go."""
+    meshes, centre, size = _unit_frame(vertices, faces)
     _repair(meshes)
-    if smoothing_steps:
+    if n_steps:
         # mu slightly stronger than lambda undoes the shrinking (Taubin 1995, eq. 10).
-        meshes.apply_coord_taubin_smoothing(lambda_=0.5, mu=-0.53, stepsmoothnum=smoothing_steps)
+        meshes.apply_coord_taubin_smoothing(lambda_=0.5, mu=-0.53, stepsmoothnum=n_steps)
+    return _outward(meshes, centre, size)
+
+
+def simplify(vertices: Float64[np.ndarray, "n 3"], faces: Int[np.ndarray, "m 3"], n_triangles: int) -> Triangles:
+    """Collapse edges to a triangle budget (Garland & Heckbert 1997), repair."""
+    meshes, centre, size = _unit_frame(vertices, faces)
     if meshes.current_mesh().face_number() > n_triangles:
         meshes.meshing_decimation_quadric_edge_collapse(
             targetfacenum=n_triangles,
@@ -58,11 +52,26 @@ def simplify(
             autoclean=True,
         )
     _repair(meshes)
+    return _outward(meshes, centre, size)
+
+
+def _unit_frame(
+    vertices: Float64[np.ndarray, "n 3"], faces: Int[np.ndarray, "m 3"]
+) -> tuple[Any, Float64[np.ndarray, "3"], float]:
+    """A MeshLab document in which the mesh has unit size, so that absolute thresholds mean the same at every scale."""
+    import pymeshlab
+
+    centre, size = vertices.mean(0), float(np.ptp(vertices, axis=0).max())
+    meshes = pymeshlab.MeshSet(verbose=False)
+    meshes.add_mesh(pymeshlab.Mesh((vertices - centre) / size, faces.astype(np.int32)))
+    return meshes, centre, size
+
+
+def _outward(meshes: Any, centre: Float64[np.ndarray, "3"], size: float) -> Triangles:
+    """The document's mesh back in its own frame, its faces counter-clockwise seen from outside."""
     mesh = meshes.current_mesh()
     vertices, faces = mesh.vertex_matrix() * size + centre, mesh.face_matrix().astype(np.int64)
-    if signed_volume(vertices, faces) < 0:
-        faces = faces[:, ::-1].copy()
-    return vertices, faces
+    return (vertices, faces if signed_volume(vertices, faces) > 0 else faces[:, ::-1].copy())
 
 
 def _repair(meshes: Any) -> None:
