@@ -20,22 +20,12 @@ import numpy as np
 
 from recon.coverage import CoverageReport, capture_advice, coverage_report, exposure_report, overlap_report
 from recon.data import Asset, Capture, ObjectRegion, PosedCapture
+from recon.progress import LABELS
 from recon.report import pictures
 from recon.report.cover import GRADES, Cover, surface_cover
 from recon.transforms import Similarity
 
 PAGE_NAME = "report.html"
-LABELS = {
-    "read_capture": "Reading photos",
-    "estimate_poses": "Finding cameras",
-    "isolate_object": "Isolating the object",
-    "estimate_prior": "Finding dense points",
-    "fit_surface": "Fitting the surface",
-    "extract_mesh": "Making the mesh",
-    "unwrap": "Unwrapping",
-    "bake_texture": "Painting the texture",
-    "export": "Writing the asset",
-}
 
 
 @dataclass(frozen=True)
@@ -103,7 +93,7 @@ def _words(made: Made, report: Mapping[str, Any]) -> dict[str, Any]:
         "files": [_file(made.folder / name) for name in report["files"]],
         "stages": [
             {
-                "label": LABELS.get(name, name),
+                "label": LABELS.get(name, name).capitalize(),
                 "seconds": record["seconds"],
                 "memory_mb": record["peak_memory_mb"],
                 "reused": record["reused"],
