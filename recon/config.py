@@ -18,6 +18,7 @@ from recon.prior.estimate import PriorConfig
 from recon.surface.config import SurfaceConfig
 from texturing.bake import TextureConfig
 from texturing.export import ExportConfig
+from texturing.materials import MaterialsConfig
 from texturing.unwrap import UnwrapConfig
 
 
@@ -53,6 +54,8 @@ class Config:
     """Cutting the mesh flat for its texture."""
     texture: TextureConfig = field(default_factory=TextureConfig)
     """Painting the texture from the photos."""
+    materials: MaterialsConfig = field(default_factory=MaterialsConfig)
+    """Baking normals, occlusion, roughness and metal."""
     export: ExportConfig = field(default_factory=ExportConfig)
     """Placing and writing the asset."""
 

@@ -16,6 +16,7 @@ from recon.stage import Workspace
 from recon.surface.fit import fit_surface
 from texturing.bake import bake_texture
 from texturing.export import Exported, export
+from texturing.materials import bake_materials
 from texturing.unwrap import unwrap
 
 
@@ -44,6 +45,7 @@ def reconstruct(source: Path, cfg: Config, workspace: Workspace) -> Results:
     field = run(fit_surface, posed, region, prior, cfg=cfg.surface)
     mesh = run(extract_mesh, posed, region, field, cfg=cfg.mesh)
     uv_mesh = run(unwrap, mesh, cfg=cfg.unwrap)
-    asset = run(bake_texture, posed, region, uv_mesh, cfg=cfg.texture)
+    painted = run(bake_texture, posed, region, uv_mesh, cfg=cfg.texture)
+    asset = run(bake_materials, mesh, painted, cfg=cfg.materials)
     exported = run(export, asset, mesh, posed, region, source, cfg=cfg.export)
     return Results(capture, posed, region, prior, field, mesh, uv_mesh, asset, exported)

@@ -20,6 +20,7 @@ TYPICAL_SECONDS = {
     "extract_mesh": 25.0,
     "unwrap": 20.0,
     "bake_texture": 60.0,
+    "bake_materials": 8.0,
     "export": 15.0,
 }
 """Wall seconds of each stage for 48 photos on two CPU cores, in pipeline order; only their proportions matter."""
@@ -33,6 +34,7 @@ LABELS = {
     "extract_mesh": "making the mesh",
     "unwrap": "unwrapping",
     "bake_texture": "painting the texture",
+    "bake_materials": "baking the materials",
     "export": "writing the asset",
 }
 PRIOR_SECONDS = 120.0

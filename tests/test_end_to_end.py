@@ -15,7 +15,7 @@ OWL = Path(__file__).parent.parent / "examples" / "owl"
 
 STAGES = [
     "read_capture", "estimate_poses", "isolate_object", "estimate_prior", "fit_surface", "extract_mesh", "unwrap",
-    "bake_texture", "export",
+    "bake_texture", "bake_materials", "export",
 ]  # fmt: skip
 
 

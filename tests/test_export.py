@@ -20,7 +20,7 @@ from recon.data import Asset, ObjectRegion, PosedCapture, UvMesh, read_json
 from recon.stage import Job
 from recon.transforms import Rigid
 from texturing.export import ExportConfig, Exported, export, place
-from texturing.gltf import ImageFormat
+from texturing.images import ImageFormat
 
 ROOT = Path(__file__).parent.parent
 SIZE = np.array([0.6, 0.3, 0.9])

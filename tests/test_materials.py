@@ -4,10 +4,144 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import trimesh
+from scipy.spatial import cKDTree
 
-from recon.data import Asset, UvMesh
+from recon.data import Asset, Mesh, UvMesh
+from recon.stage import Job
+from texturing.cells import cut_into_cells
+from texturing.materials import MaterialsConfig, bake_materials
+from texturing.normal_map import mikk_tangents, tangent_frames
+from texturing.normals import vertex_normals
+from texturing.occlusion import vertex_occlusion
+from texturing.unwrap import UnwrapConfig, unwrap
+
+SIZE_PX = 512
+
+
+def bumpy(points: np.ndarray) -> np.ndarray:
+    """A unit sphere's points moved in and out by bumps about 0.4 wide."""
+    x, y, z = points.T
+    return points * (1 + 0.03 * np.sin(9 * x) * np.sin(9 * y + 1) * np.sin(9 * z + 2))[:, None]
+
+
+@pytest.fixture(scope="module")
+def ball(tmp_path_factory: pytest.TempPathFactory) -> Asset:
+    """A bumpy ball of 1280 triangles with the maps of the same ball of 82,000."""
+    light, dense = trimesh.creation.icosphere(3), trimesh.creation.icosphere(6)
+    mesh = Mesh(
+        bumpy(np.asarray(light.vertices)), np.asarray(light.faces), {},
+        bumpy(np.asarray(dense.vertices)).astype(np.float32), np.asarray(dense.faces).astype(np.int32),
+    )  # fmt: skip
+    job = Job("materials", tmp_path_factory.mktemp("materials"))
+    uv_mesh = unwrap(mesh, UnwrapConfig(texture_size_px=SIZE_PX), job)
+    blank = Asset(uv_mesh, np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8), np.full((SIZE_PX, SIZE_PX), 255, np.uint8))
+    made = bake_materials(mesh, blank, MaterialsConfig(), job)
+    made.check()
+    assert job.notes["normal_map_found_share"] == 1.0
+    return made
+
+
+def shaded(asset: Asset, face: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Normals at points of the light mesh as a viewer has them: with the map (bilinear), and without."""
+    mesh = asset.uv_mesh
+    normals = vertex_normals(mesh, mesh.vertices_world)
+    tangents = mikk_tangents(mesh, normals)
+    corners = mesh.faces[face]
+    frame = tangent_frames(normals[corners], tangents[corners], weights)
+    uv = np.einsum("nk,nkc->nc", weights, mesh.uv[corners])
+    place = (np.stack([uv[:, 0], 1 - uv[:, 1]]) * SIZE_PX - 0.5).astype(np.float32)
+    assert asset.normal_map is not None
+    read = cv2.remap(asset.normal_map.astype(np.float32), place[0][None], place[1][None], cv2.INTER_LINEAR)[0]
+    mapped = np.einsum("nij,ni->nj", frame, read / 255 * 2 - 1)
+    return mapped / np.linalg.norm(mapped, axis=1, keepdims=True), frame[:, 2]
+
+
+def angle_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.degrees(np.arccos(np.clip((a * b).sum(1), -1, 1)))
+
+
+def test_normal_map_shades_the_light_mesh_like_the_dense_one(ball: Asset) -> None:
+    rng = np.random.default_rng(0)
+    face = rng.integers(0, len(ball.uv_mesh.faces), 20_000)
+    weights = rng.dirichlet([1, 1, 1], len(face))
+    point = np.einsum("nk,nkc->nc", weights, ball.uv_mesh.vertices_world[ball.uv_mesh.faces[face]])
+    truth = trimesh.creation.icosphere(7)
+    vertices = bumpy(np.asarray(truth.vertices))
+    towards = point / np.linalg.norm(point, axis=1, keepdims=True)
+    _, nearest = cKDTree(truth.vertices).query(towards)
+    true_normal = trimesh.Trimesh(vertices, truth.faces, process=False).vertex_normals[nearest]
+    mapped, plain = shaded(ball, face, weights)
+    # Measured: 0.31 degrees with the map (8 bits and the truth's own triangles leave that), 4.16 without.
+
+    assert angle_deg(mapped, true_normal).mean() < 0.6
+    assert angle_deg(plain, true_normal).mean() > 3
+
+
+def test_normal_map_shows_no_seam_between_charts(ball: Asset) -> None:
+    mesh = ball.uv_mesh
+    edges: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for f, corners in enumerate(mesh.mesh_vertex_idx[mesh.faces]):
+        for k in range(3):
+            a, b = corners[k], corners[(k + 1) % 3]
+            edges.setdefault((min(a, b), max(a, b)), []).append((f, k))
+    sides: list[list[np.ndarray]] = [[], []]
+    for pair in edges.values():
+        (f, k), (g, j) = pair
+        if set(mesh.faces[f]) & set(mesh.faces[g]):
+            continue  # the same chart
+        for side, (face, first), share in ((0, (f, k), 0.3), (1, (g, j), 0.7)):
+            weights = np.zeros(4)
+            weights[0], weights[1 + first], weights[1 + (first + 1) % 3] = face, 1 - share, share
+            sides[side].append(weights)
+    left, right = (np.array(s) for s in sides)
+    one, other = (shaded(ball, s[:, 0].astype(int), s[:, 1:])[0] for s in (left, right))
+    assert len(left) > 50
+    # A step of 1 degree changes light from the side (45 degrees) by 1.7 %.
+    assert np.median(angle_deg(one, other)) < 1.0
+    assert angle_deg(one, other).max() < 4
+
+
+def test_tangents_follow_u_and_tell_mirrored_charts() -> None:
+    square = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    faces = np.array([[0, 1, 2], [0, 2, 3]])
+    turned = np.array([[0.5, 0], [0.5, 0.5], [0, 0.5], [0, 0]])  # u grows along -y, v along +x
+    for uv, tangent, sign in ((square[:, :2], [1, 0, 0], 1), (turned, [0, -1, 0], 1), (turned[:, ::-1], [1, 0, 0], -1)):
+        mesh = UvMesh(square, faces, uv, np.arange(4), 8)
+        found = mikk_tangents(mesh, np.tile([0.0, 0, 1], (4, 1)))
+        assert np.allclose(found, [*tangent, sign])
+
+
+def test_occlusion_of_a_corner_and_of_a_ball() -> None:
+    ball = trimesh.creation.icosphere(3)
+    plain = np.zeros((len(ball.vertices), 2))
+    mesh = UvMesh(np.asarray(ball.vertices), np.asarray(ball.faces), plain, np.arange(len(plain)), 8)
+    assert vertex_occlusion(mesh, cut_into_cells(mesh, np.inf), 64).min() > 0.97
+    # A floor along x in front of a wall of height 1; both very long along y.
+    room = np.array([[0.0, -9, 0], [4, -9, 0], [4, 9, 0], [0, 9, 0], [0, -9, 1], [0, 9, 1]])
+    faces = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 5], [0, 5, 4]])
+    mesh = UvMesh(room, faces, np.zeros((6, 2)), np.arange(6), 8)
+    cells = cut_into_cells(mesh, 0.25)
+    occlusion = vertex_occlusion(mesh, cells, 64)
+    x, y, z = cells.joined_vertices_world.T
+    for distance in (0.5, 1.0, 2.0):
+        near = (abs(x - distance) < 0.1) & (abs(y) < 4) & (z == 0)
+        # The wall's view factor from an element of the floor: (1 - cos(elevation of its top)) / 2.
+        expected = 0.5 + 0.5 * distance / np.hypot(distance, 1)
+        assert near.sum() > 5
+        assert occlusion[near].mean() == pytest.approx(expected, abs=0.03)
+
+
+def test_packing_and_plain_values(ball: Asset) -> None:
+    packed = ball.occlusion_roughness_metallic
+    assert packed is not None
+    assert (packed[:, :, 1] == 153).all()  # 0.6
+    assert (packed[:, :, 2] == 0).all()
+    assert packed[:, :, 0].min() > 150  # shallow bumps close in little
+    assert packed[:, :, 0].max() == 255
 
 
 def test_optional_maps_come_back_and_must_fit_the_texture(tmp_path: Path) -> None:

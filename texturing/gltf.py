@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float64, Int, Shaped
 
 from recon import __version__
-from texturing.normals import vertex_normals as vertex_normals
 from texturing.placed import Placed
 
 LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP_TO_EDGE = 9729, 9987, 33071

@@ -10,6 +10,10 @@ from jaxtyping import UInt8
 
 from recon.data import Asset, UvMesh
 
+SEAM_WEIGHT = 10.0
+"""How much texture coordinates count beside positions; seams fray below it, silhouettes suffer far above it. It must be
+given always: the filter remembers the last value."""
+
 
 def lighter(asset: Asset, n_triangles: int, texture_size_px: int) -> Asset:
     """An asset with at most so many triangles and maps of at most so many pixels a side; itself where it fits."""
@@ -51,10 +55,9 @@ def decimated(uv_mesh: UvMesh, n_triangles: int) -> UvMesh:
     meshes.meshing_decimation_quadric_edge_collapse_with_texture(
         targetfacenum=n_triangles,
         qualitythr=0.3,
-        preserveboundary=True,
+        extratcoordw=SEAM_WEIGHT,
         optimalplacement=True,
         preservenormal=True,
-        planarquadric=True,
     )
     meshes.meshing_remove_unreferenced_vertices()
     mesh = meshes.current_mesh()

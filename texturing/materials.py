@@ -1,0 +1,77 @@
+"""bake_materials: the maps besides base colour that viewers shade with.
+
+1. The dense surface's normals in the light mesh's tangent space (normal_map).
+2. Ambient occlusion (occlusion).
+3. Roughness and metal: plain values, one for the whole object.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from recon.data import Asset, Mesh
+from recon.stage import Job, stage
+from texturing.cells import cut_into_cells, edge_for_count
+from texturing.fill import dilate_gutters
+from texturing.normal_map import bake_normal_map
+from texturing.occlusion import bake_occlusion
+from texturing.rasterize import rasterize_atlas
+
+
+@dataclass(frozen=True)
+class MaterialsConfig:
+    """The maps besides base colour."""
+
+    normal_map: bool = True
+    """Bake the dense surface's normals; without it the asset is shaded as its triangles are."""
+    reach_share: float = 0.01
+    """How far the dense surface may lie from the light mesh, as a share of the diagonal; raising it risks hits on
+    other parts of the object."""
+    occlusion_rays: int = 64
+    """Rays cast at each point for ambient occlusion; raising it costs time in proportion and lowers the grain. 0: none,
+    all is open."""
+    occlusion_cells: int = 40_000
+    """Occlusion is known at the corners of about so many pieces of surface; raising it shows finer creases."""
+    roughness: float = 0.6
+    """The material's roughness, 0 a mirror, 1 chalk; a choice."""
+    metallic: float = 0.0
+    """0 for paint, wood, plaster and plastic, 1 for bare metal; a choice."""
+
+
+@stage(result=Asset, version=1)
+def bake_materials(mesh: Mesh, asset: Asset, cfg: MaterialsConfig, job: Job) -> Asset:
+    """The asset with its normal map and its occlusion, roughness and metal; its base colour stays as it is."""
+    uv_mesh = asset.uv_mesh
+    diagonal = float(np.linalg.norm(np.ptp(uv_mesh.vertices_world, axis=0)))
+    normal_map = None
+    if cfg.normal_map and len(mesh.dense_faces):
+        job.progress(0, 1, "normals")
+        whole = cut_into_cells(uv_mesh, np.inf)
+        texels = rasterize_atlas(whole, uv_mesh.texture_size_px)
+        reach = cfg.reach_share * diagonal
+        normal_map, found = bake_normal_map(uv_mesh, texels, mesh.dense_vertices_world, mesh.dense_faces, reach)
+        job.notes["normal_map_found_share"] = round(found, 4)
+    job.progress(0.5, 1, "ambient occlusion")
+    packed = _packed(asset, cfg)
+    job.notes["mean_occlusion"] = round(float(packed[:, :, 0][asset.seen > 0].mean()) / 255, 3)
+    job.notes["roughness"] = f"{cfg.roughness:g}, a plain value"
+    job.notes["metallic"] = f"{cfg.metallic:g}, a plain value"
+    return replace(asset, normal_map=normal_map, occlusion_roughness_metallic=packed)
+
+
+def _packed(asset: Asset, cfg: MaterialsConfig) -> np.ndarray:
+    """glTF's packing of occlusion, roughness and metal."""
+    uv_mesh = asset.uv_mesh
+    size = uv_mesh.texture_size_px
+    image = np.ones((size, size, 3), np.float32)
+    image[:, :, 1:] = cfg.roughness, cfg.metallic
+    if cfg.occlusion_rays > 0:
+        cells = cut_into_cells(uv_mesh, edge_for_count(uv_mesh, cfg.occlusion_cells))
+        texels = rasterize_atlas(cells, size)
+        used = np.zeros((size, size), bool)
+        used[texels.row, texels.column] = True
+        image[texels.row, texels.column, 0] = bake_occlusion(uv_mesh, cells, texels, cfg.occlusion_rays)
+        image = dilate_gutters(image, used)
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
