@@ -69,6 +69,8 @@ def write_glb(path: Path, model: Placed, provenance: dict[str, Any]) -> Path:
         "NORMAL": buffer.add_attribute(model.normals),
         "TEXCOORD_0": buffer.add_attribute(flipped),
     }
+    if model.tangents is not None:
+        attributes["TANGENT"] = buffer.add_attribute(model.tangents)
     indices = buffer.add_indices(model.uv_mesh.faces, len(model.vertices))
     images = model.maps.by_name()
     mime = f"image/{model.maps.image_format.value}"

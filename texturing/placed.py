@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from recon.data import Asset, UvMesh
 from recon.transforms import Similarity
 from texturing.images import EncodedMaps, ImageFormat, encode_maps
+from texturing.normal_map import mikk_tangents
 from texturing.normals import vertex_normals
 
 
@@ -21,8 +22,9 @@ class Placed:
     """Faces and texture coordinates; its vertices are still in world."""
     vertices: Float64[np.ndarray, "n_vertices 3"]
     normals: Float64[np.ndarray, "n_vertices 3"]
+    tangents: Float64[np.ndarray, "n_vertices 4"] | None
+    """Of the frame that the normal map is in, with the bitangent's sign; None without such a map."""
     maps: EncodedMaps
-    texture_size_px: int
     roughness: float
     """The whole material's, where the maps do not tell it."""
 
@@ -32,7 +34,9 @@ def placed_asset(
 ) -> Placed:
     """Move an asset into its own frame and encode its maps."""
     vertices = asset_from_world.apply(asset.uv_mesh.vertices_world)
+    normals = vertex_normals(asset.uv_mesh, vertices)
+    tangents = None
+    if asset.normal_map is not None:
+        tangents = mikk_tangents(replace(asset.uv_mesh, vertices_world=vertices), normals)
     maps = encode_maps(asset, image_format, jpeg_quality)
-    return Placed(
-        asset.uv_mesh, vertices, vertex_normals(asset.uv_mesh, vertices), maps, asset.base_colour.shape[0], roughness
-    )
+    return Placed(asset.uv_mesh, vertices, normals, tangents, maps, roughness)
