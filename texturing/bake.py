@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ from texturing.cells import Cells, cut_into_cells, edge_for_count
 from texturing.compose import Surface, average_photos, blend_patches, lost_detail, photo_corrections, spread_to_vertices
 from texturing.fill import dilate_gutters, fill_unseen
 from texturing.gains import cell_samples, estimate_gains, point_samples
+from texturing.gloss import measure_gloss
 from texturing.levelling import disagreement, level_observations, reject, with_gains
 from texturing.photos import PhotoStack, load_photos
 from texturing.rasterize import Texels, every, rasterize_atlas
@@ -88,7 +89,7 @@ class Choice(NamedTuple):
     labels: Int64[np.ndarray, " n_faces"]
 
 
-@stage(result=Asset, version=1)
+@stage(result=Asset, version=2)
 def bake_texture(posed: PosedCapture, region: ObjectRegion, uv_mesh: UvMesh, cfg: TextureConfig, job: Job) -> Asset:
     """Make the base colour map of `uv_mesh` from the photos; texels that no photo saw are filled from around them."""
     clock = Clock(job)
@@ -110,6 +111,7 @@ def bake_texture(posed: PosedCapture, region: ObjectRegion, uv_mesh: UvMesh, cfg
         gain_max=round(float(gains.max()), 3),
         rejected_share=round(float(choice.rejected.sum() / max(observed.seen.sum(), 1)), 4),
         tone_radius_px=round(radius_px, 2),
+        gloss=asdict(measure_gloss(observed, gains, cells.areas)),
         **_patch_stats(cells, np.where(observed.seen.any(1), choice.labels, -1)),
     )
     if asset.stats["seen_share"] < 0.5:
