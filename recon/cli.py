@@ -184,6 +184,8 @@ def complain(sentence: str) -> None:
 
 def print_summary(console: Console, report: dict[str, Any], out: Path) -> None:
     """What a finished run leaves on the screen: where the asset is, what it took, what to know."""
+    from recon.report.page import PAGE_NAME  # a finished run has it loaded; other commands need not wait for it
+
     photos, totals, asset = report["photos"], report["totals"], report["asset"]
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(justify="left")
@@ -200,6 +202,9 @@ def print_summary(console: Console, report: dict[str, Any], out: Path) -> None:
     lines.append(f"{asset['triangles']:,} triangles, {asset['texture_size_px']} px texture")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if PAGE_NAME in report["files"]:
+        page = out / PAGE_NAME
+        console.print(f"look at it: {page}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"asset: {out / 'asset.glb'}", style="bold green", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -159,7 +159,7 @@ def test_matt_glossy_and_metal_are_told_apart() -> None:
     paint, noise = rng.uniform(0.05, 0.6, (400, 1)), rng.normal(0, 0.01, (400, 40))
     lit = rng.random((400, 40)) < 0.05  # a highlight in one photo of twenty
     found = []
-    for luminance in (paint + noise, paint + noise + 0.25 * lit, rng.uniform(0.1, 0.7, (400, 40))):
+    for luminance in (paint + noise, paint + noise + 0.25 * lit, rng.uniform(0.05, 0.95, (400, 40))):
         gloss = measure_gloss(seen_as(np.clip(luminance, 0.01, 1)), np.ones((40, 3)), np.ones(400))
         told = roughness_and_metallic(gloss)
         assert told is not None

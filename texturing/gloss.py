@@ -23,13 +23,13 @@ LEAST_AREA_SHARE = 0.15
 MAX_CELLS = 8000
 """Enough for figures of the whole object."""
 METAL_WANDER, METAL_HIGHLIGHT = 0.03, 0.35
-"""Linear units (1 is a photo's white); only what has more of both is metal. Two metals measured 0.058 and more, 0.57 and
-more; plaster, worn paint, plastic and glaze at most 0.016 and 0.24."""
+"""Linear units (1 is a photo's white); only what has more of both is metal. Two metals measured 0.058 and more, 0.57
+and more; plaster, worn paint, plastic and glaze at most 0.016 and 0.24."""
 METAL_ROUGHNESS = 0.35
 """Of satin metal, the only kind that was measured."""
 DULL_HIGHLIGHT, DULL_ROUGHNESS, SLOPE = 0.036, 0.85, 0.32
 """Highlights of plaster, its roughness, and how much less that is where they are e times as strong. A line by eye past
-plaster (0.036), worn paint (0.07), plastic (0.16) and glaze (0.24, whose true roughness is 0.16): an order, no measure."""
+plaster (0.036), worn paint (0.07), plastic (0.16) and glaze (0.24, truly 0.16): an order, no measure."""
 ROUGHNESS_RANGE = (0.2, 0.9)
 
 
