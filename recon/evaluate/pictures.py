@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from recon.errors import UserError
+
 MARGIN_PX = 12
 """Kept around the silhouette: wider than the windows of SSIM and FLIP reach with any weight."""
 
@@ -28,12 +30,15 @@ def compare(shots: Sequence[Shot]) -> dict[str, float]:
     SSIM by Wang et al. 2004 (Gaussian window of 1.5 px); FLIP by Andersson et al. 2020 at 67 pixels per degree, 0 is
     alike. Both are taken with the photo around the silhouette and averaged inside it.
     """
-    from flip_evaluator import evaluate
+    try:
+        from flip_evaluator import evaluate
+    except ImportError as error:
+        raise UserError("Comparing pictures needs FLIP; install it with `pip install flip-evaluator`.") from error
     from skimage.metrics import structural_similarity
 
     pairs = [(s.photo[s.inside] / 255, s.render[s.inside].astype(float)) for s in shots]
     gain = sum((p * r).sum(0) for p, r in pairs) / np.maximum(sum((r * r).sum(0) for _, r in pairs), 1e-9)
-    psnr = [-10 * np.log10(((np.clip(r * gain, 0, 1) - p) ** 2).mean()) for p, r in pairs]
+    psnr = [-10 * np.log10(max(((np.clip(r * gain, 0, 1) - p) ** 2).mean(), 1e-12)) for p, r in pairs]
     ssim, flip = [], []
     for s in shots:
         rows, columns = np.nonzero(s.inside)
