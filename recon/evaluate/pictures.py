@@ -54,6 +54,6 @@ def compare(shots: Sequence[Shot]) -> dict[str, float]:
             use_sample_covariance=False, full=True,
         )  # fmt: skip
         ssim.append(float(alike.mean(2)[inside].mean()))
-        error, _, _ = evaluate(photo, shown, "LDR", applyMagma=False, computeMeanError=False)
-        flip.append(float(np.asarray(error).reshape(inside.shape)[inside].mean()))
+        unlike, _, _ = evaluate(photo, shown, "LDR", applyMagma=False, computeMeanError=False)
+        flip.append(float(np.asarray(unlike).reshape(inside.shape)[inside].mean()))
     return {"psnr": float(np.mean(psnr)), "ssim": float(np.mean(ssim)), "flip": float(np.mean(flip))}
