@@ -53,6 +53,8 @@ def _dispatch(words: list[str], console: Console) -> int:
         return _doctor(console)
     if words[0] == "check":
         return _check(console, words[1:])
+    if words[0] == "scene":
+        return _scene(console, words[1:])
     from recon.options import hydra_words
 
     batch = words[0] == "batch"
@@ -89,6 +91,15 @@ def _check(console: Console, words: list[str]) -> int:
     report = check_capture(source, console)
     print_check(console, report)
     return FAILED if report.refusal else 0
+
+
+def _scene(console: Console, words: list[str]) -> int:
+    from recon.options import scene_words
+    from recon.scene.write import make_scene, print_scene, scene_path
+
+    scene, assets, out = scene_words(words)
+    print_scene(console, make_scene(scene, assets, scene_path(scene, out)))
+    return 0
 
 
 @contextmanager

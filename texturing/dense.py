@@ -19,12 +19,13 @@ N_SAMPLES = 400_000
 def write_dense_ply(path: Path, mesh: Mesh, asset: Asset, asset_from_world: Similarity) -> Path:
     """Write a mesh's dense surface in the asset's frame, each vertex with the texture's colour nearest to it."""
     import trimesh
+    from trimesh.exchange.ply import export_ply
 
     dense = mesh.dense_vertices_world.astype(np.float64)
     surface = trimesh.Trimesh(
         asset_from_world.apply(dense), mesh.dense_faces, vertex_colors=nearest_colours(dense, asset), process=False
     )
-    path.write_bytes(surface.export(file_type="ply", vertex_normal=False))
+    path.write_bytes(export_ply(surface, vertex_normal=False))
     return path
 
 

@@ -101,7 +101,7 @@ def _words(made: Made, report: Mapping[str, Any]) -> dict[str, Any]:
             for name, record in report["stages"].items()
         ],
         "totals": f"{totals['seconds'] / 60:.1f} minutes in all, {totals['peak_memory_mb'] / 1000:.1f} GB at most; "
-        f"{totals['seconds_this_time'] / 60:.1f} minutes of it in this run. Stages drawn hollow were reused.",
+        f"{totals['seconds_this_time'] / 60:.1f} minutes of it in this run; stages drawn hollow were reused.",
         "made": f"Made by recon {report['recon']}, engine {report['backend']}.",
     }
 
