@@ -269,3 +269,14 @@ def test_text_stays_text_and_fits_a_phone(opened: tuple[Any, list[str]]) -> None
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out sideways"
     assert 0.05 < yellow(canvas(page)).mean() < 0.7
     assert trouble == []
+
+
+def test_without_webgl_the_pictures_remain(browser: Any, page_path: Path) -> None:
+    page = browser.new_page()
+    page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    page.goto(page_path.as_uri())
+    page.wait_for_selector("html[data-viewer=failed]", state="attached")
+    assert "cannot draw the model" in page.locator("#stage").text_content()
+    assert page.locator("#viewer .bar").is_hidden() and page.locator(".look").count() == 0
+    assert page.locator(".turn img").count() == 12 and page.locator(".turn img").first.is_visible()
+    page.close()
