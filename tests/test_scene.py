@@ -29,7 +29,10 @@ def write_box(folder: Path, size: tuple[float, float, float], colour: tuple[int,
     box = trimesh.creation.box(extents=size)
     box.apply_translation([0, size[1] / 2, 0])
     picture = Image.new("RGB", (16, 16), colour)
-    material = trimesh.visual.material.PBRMaterial(name=folder.name, baseColorTexture=picture, metallicFactor=0.0)
+    rough = Image.new("RGB", (8, 8), (0, colour[0], 0))  # every asset's own, to be told apart in a scene
+    material = trimesh.visual.material.PBRMaterial(
+        name=folder.name, baseColorTexture=picture, metallicRoughnessTexture=rough, metallicFactor=1.0
+    )
     uv = np.zeros((len(box.vertices), 2)) + 0.5
     mesh = trimesh.Trimesh(
         box.vertices, box.faces, visual=trimesh.visual.TextureVisuals(uv=uv, material=material), process=False
@@ -124,6 +127,8 @@ def test_copies_share_what_they_are_made_of(tmp_path: Path, assets: Path) -> Non
     for name, rgb in (("cup", (200, 200, 210)), ("Oak table", (120, 80, 40))):
         geometry = next(g for g in loaded.geometry.values() if g.visual.material.name == name)
         assert np.asarray(geometry.visual.material.baseColorTexture)[0, 0, :3] == pytest.approx(rgb, abs=2)
+        rough = np.asarray(geometry.visual.material.metallicRoughnessTexture)
+        assert rough.shape[0] == 8 and rough[0, 0, 1] == pytest.approx(rgb[0], abs=2)
     assert many["asset"]["extras"]["assets"]["oak_table"] == {"unit": "metre", "licence": "CC0"}
 
 
