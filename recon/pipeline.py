@@ -47,5 +47,5 @@ def reconstruct(source: Path, cfg: Config, workspace: Workspace) -> Results:
     uv_mesh = run(unwrap, mesh, cfg=cfg.unwrap)
     painted = run(bake_texture, posed, region, uv_mesh, cfg=cfg.texture)
     asset = run(bake_materials, mesh, painted, cfg=cfg.materials)
-    exported = run(export, asset, posed, region, cfg=cfg.export)
+    exported = run(export, asset, mesh, posed, region, source, cfg=cfg.export)
     return Results(capture, posed, region, prior, field, mesh, uv_mesh, asset, exported)
