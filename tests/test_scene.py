@@ -14,6 +14,7 @@ import pytest
 import trimesh
 from PIL import Image
 from scipy.spatial.transform import Rotation
+from test_files import usd_faults
 
 from recon.cli import main
 from recon.errors import UserError
@@ -209,10 +210,8 @@ def test_the_command(tmp_path: Path, assets: Path, monkeypatch: pytest.MonkeyPat
 
 def write_usd_box(path: Path, size: float) -> None:
     """A USDZ with a box that stands on its base's centre, as the exporter's files are made."""
-    pxr = pytest.importorskip("pxr", reason="usd-core is not installed: pip install usd-core")
     from pxr import Sdf, Usd, UsdGeom, UsdUtils
 
-    assert pxr
     layer = path.with_suffix(".usdc")
     stage = Usd.Stage.CreateNew(str(layer))
     UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
@@ -240,6 +239,7 @@ def test_the_same_scene_as_usdz(tmp_path: Path, assets: Path) -> None:
     assert all(p.IsInstance() for p in root.GetChildren()) and len(stage.GetPrototypes()) == 1
     box = UsdGeom.BBoxCache(0, ["default"]).ComputeWorldBound(root.GetChildren()[0]).ComputeAlignedRange()
     assert [*box.GetMin(), *box.GetMax()] == pytest.approx([0.75, 2, 2.75, 1.25, 2.5, 3.25])
+    assert usd_faults(report.usdz, stage) == []
     assert UsdGeom.GetStageUpAxis(stage) == "Y" and UsdGeom.GetStageMetersPerUnit(stage) == 1
 
     report, *_ = make(tmp_path, assets, "[{asset: cup}, {asset: Oak table}]")
