@@ -114,7 +114,7 @@ class Exported:
         require(self.asset_from_world.scale > 0, "the asset's scale is not positive")
 
 
-@stage(result=Exported, version=3)
+@stage(result=Exported, version=4)
 def export(
     asset: Asset, mesh: Mesh, posed: PosedCapture, region: ObjectRegion, source: Path, cfg: ExportConfig, job: Job
 ) -> Exported:
