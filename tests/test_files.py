@@ -169,12 +169,15 @@ def test_the_obj_is_read_as_it_was_written(model: Placed, asset: Asset, tmp_path
 
 
 @pytest.mark.parametrize("with_maps", [True, False])
-def test_the_usdz_follows_arkits_rules(model: Placed, tmp_path: Path, with_maps: bool) -> None:
+def test_the_usdz_follows_arkits_rules(
+    model: Placed, tmp_path: Path, with_maps: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
     from pxr import Usd, UsdGeom, UsdShade
 
     if not with_maps:
         model = replace(model, maps=replace(model.maps, normal=None, occlusion_roughness_metallic=None))
     path = write_usdz(tmp_path / "asset.usdz", model, PROVENANCE)
+    assert capfd.readouterr().err == "", "OpenUSD warns"
     stage = Usd.Stage.Open(str(path))
     assert usd_faults(path, stage) == []
     assert UsdGeom.GetStageUpAxis(stage) == "Y" and UsdGeom.GetStageMetersPerUnit(stage) == 1
