@@ -114,7 +114,7 @@ class Exported:
         require(self.asset_from_world.scale > 0, "the asset's scale is not positive")
 
 
-@stage(result=Exported, version=4)
+@stage(result=Exported, version=5)
 def export(
     asset: Asset, mesh: Mesh, posed: PosedCapture, region: ObjectRegion, source: Path, cfg: ExportConfig, job: Job
 ) -> Exported:
@@ -187,7 +187,7 @@ def write_models(
         light_asset = lighter(asset, MAX_TRIANGLES, MAX_TEXTURE_PX)
         yield write_usdz(folder / "asset.usdz", full if light_asset is asset else ready(light_asset), provenance)
     if cfg.with_obj:
-        yield write_obj(folder / "asset.obj", full, cfg.jpeg_quality)
+        yield write_obj(folder / "asset.obj", full, cfg.jpeg_quality, provenance)
     if cfg.with_dense_ply and len(mesh.dense_faces):
         yield write_dense_ply(folder / "asset_dense.ply", mesh, asset, asset_from_world)
 
