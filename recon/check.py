@@ -23,9 +23,11 @@ from recon.coverage import (
     CoverageReport,
     ExposureReport,
     OverlapReport,
+    capture_advice,
     coverage_report,
     direction_name,
     exposure_report,
+    listed,
     overlap_report,
 )
 from recon.data import Capture, PosedCapture
@@ -69,28 +71,7 @@ class CheckReport:
             # So few photos, or blurred ones, are reason enough; what the matching says then would lead astray.
             return found if self.all_blurred or n < FAR_TOO_FEW else [self.refusal]
         assert self.overlap is not None and self.coverage is not None
-        n_placed = len(self.overlap.names)
-        if n_placed < 0.9 * n:
-            found.append(
-                f"{n - n_placed} of {n} photos could not be placed: take more photos between them and the others, "
-                "in steps of about 10 degrees."
-            )
-        found += self.coverage.findings()
-        weak = self.overlap.weak()
-        if weak:
-            found.append(
-                f"Too few other photos see the same points as {_listed(weak)}: take more photos near there, "
-                "with large overlap."
-            )
-        if len(self.coverage.cut_off) > 0.2 * n_placed:
-            found.append(
-                f"The frame cuts the object off in {len(self.coverage.cut_off)} photos: step back until all of it "
-                "is in the picture."
-            )
-        soft = sum(p.sharpness < 0.5 for p in self.capture.photos)
-        if soft > 0.2 * n:
-            found.append(f"{soft} of {n} photos are blurred: hold the phone still while it takes them, in more light.")
-        return found + self.exposure.findings()
+        return found + capture_advice(self.capture, self.exposure, self.overlap, self.coverage)
 
 
 def check_capture(source: Path, console: Console) -> CheckReport:
@@ -160,7 +141,7 @@ def _photo_lines(report: CheckReport) -> list[str]:
     lines.append(
         "sharpness: "
         + ("all photos are blurred" if report.all_blurred else f"{len(soft)} photos blurred")
-        + (f" (the worst: {_listed([p.source for p in soft])})" if soft else "")
+        + (f" (the worst: {listed([p.source for p in soft])})" if soft else "")
     )
     lines.append(
         f"exposure: median brightness {np.median(exposure.brightness):.0%}, {np.median(exposure.clipped):.0%} white"
@@ -171,7 +152,7 @@ def _photo_lines(report: CheckReport) -> list[str]:
 
 def _overlap_line(overlap: OverlapReport, n_photos: int) -> str:
     weak = overlap.weak()
-    tail = f"; hanging on few matches: {_listed(weak)}" if weak else ""
+    tail = f"; hanging on few matches: {listed(weak)}" if weak else ""
     return (
         f"overlap: {len(overlap.names)} of {n_photos} photos placed; each shares points with "
         f"{np.median(overlap.n_partners):.0f} others (the least with {overlap.n_partners.min()}){tail}"
@@ -197,11 +178,7 @@ def _print_directions(console: Console, coverage: CoverageReport) -> None:
     if coverage.on_wall:
         _say(console, "The object seems to hang on a wall, so nothing is expected from behind.")
     if coverage.cut_off:
-        _say(console, f"cut off by the frame: {_listed(list(coverage.cut_off))}")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        _say(console, f"cut off by the frame: {listed(list(coverage.cut_off))}")
 
 
 def _say(console: Console, text: str, style: str = "") -> None:

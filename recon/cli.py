@@ -53,6 +53,8 @@ def _dispatch(words: list[str], console: Console) -> int:
         return _doctor(console)
     if words[0] == "check":
         return _check(console, words[1:])
+    if words[0] == "scene":
+        return _scene(console, words[1:])
     from recon.options import hydra_words
 
     batch = words[0] == "batch"
@@ -89,6 +91,15 @@ def _check(console: Console, words: list[str]) -> int:
     report = check_capture(source, console)
     print_check(console, report)
     return FAILED if report.refusal else 0
+
+
+def _scene(console: Console, words: list[str]) -> int:
+    from recon.options import scene_words
+    from recon.scene.write import make_scene, print_scene, scene_path
+
+    scene, assets, out = scene_words(words)
+    print_scene(console, make_scene(scene, assets, scene_path(scene, out)))
+    return 0
 
 
 @contextmanager
@@ -184,6 +195,8 @@ def complain(sentence: str) -> None:
 
 def print_summary(console: Console, report: dict[str, Any], out: Path) -> None:
     """What a finished run leaves on the screen: where the asset is, what it took, what to know."""
+    from recon.report.page import PAGE_NAME  # a finished run has it loaded; other commands need not wait for it
+
     photos, totals, asset = report["photos"], report["totals"], report["asset"]
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(justify="left")
@@ -200,6 +213,9 @@ def print_summary(console: Console, report: dict[str, Any], out: Path) -> None:
     lines.append(f"{asset['triangles']:,} triangles, {asset['texture_size_px']} px texture")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if PAGE_NAME in report["files"]:
+        page = out / PAGE_NAME
+        console.print(f"look at it: {page}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"asset: {out / 'asset.glb'}", style="bold green", markup=False, highlight=False, soft_wrap=True)
 
 

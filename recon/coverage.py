@@ -130,6 +130,40 @@ def direction_name(azimuth_deg: float) -> str:
     return f"from the {names[round(azimuth_deg / 45) % 8]}"
 
 
+def capture_advice(
+    capture: Capture, exposure: ExposureReport, overlap: OverlapReport, coverage: CoverageReport
+) -> list[str]:
+    """What to do better when capturing again, the most useful first; empty for a good capture."""
+    n, n_placed = len(capture.photos), len(overlap.names)
+    found = []
+    if n_placed < 0.9 * n:
+        found.append(
+            f"{n - n_placed} of {n} photos could not be placed: take more photos between them and the others, "
+            "in steps of about 10 degrees."
+        )
+    found += coverage.findings()
+    weak = overlap.weak()
+    if weak:
+        found.append(
+            f"Too few other photos see the same points as {listed(weak)}: take more photos near there, "
+            "with large overlap."
+        )
+    if len(coverage.cut_off) > 0.2 * n_placed:
+        found.append(
+            f"The frame cuts the object off in {len(coverage.cut_off)} photos: step back until all of it "
+            "is in the picture."
+        )
+    soft = sum(p.sharpness < 0.5 for p in capture.photos)
+    if soft > 0.2 * n:
+        found.append(f"{soft} of {n} photos are blurred: hold the phone still while it takes them, in more light.")
+    return found + exposure.findings()
+
+
+def listed(names: list[str]) -> str:
+    """Up to five names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def exposure_report(capture: Capture, posed: PosedCapture | None) -> ExposureReport:
     """Brightness and white pixels of every photo, from small copies, and how far the exposures lie apart."""
     brightness, clipped = [], []

@@ -20,6 +20,7 @@ Walk around an object with a phone, run one command, get a finished textured 3D 
   recon batch captures=photos                           every capture in a folder, one after another
   recon -m capture=photos/teapot preset=draft,standard  a sweep: every combination in its own folder
   recon check capture=photos/teapot                     is the capture good enough? what is missing? (a minute)
+  recon scene scene=room.yaml           several assets placed in one GLB, as a small YAML file lists them
   recon doctor                                          what this machine has and what will be used
   recon --help surface                                  what every option of a group means
 

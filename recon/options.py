@@ -69,6 +69,22 @@ def sole_capture(words: list[str]) -> Path:
     return Path(given_paths(key, value, False)[0])
 
 
+def scene_words(words: list[str]) -> tuple[Path, Path, str]:
+    """The scene file, the folder of assets and `out` that the words of `recon scene` name.
+
+    Raises UsageError for any other words.
+    """
+    given = {}
+    for word in words:
+        key, value = split_word(word)
+        if key not in ("scene", "assets", "out") or not value or key in given:
+            raise UsageError(f"'{word}' is not understood: use `recon scene scene=FILE.yaml out=FOLDER assets=FOLDER`.")
+        given[key] = given_paths(key, value, False)[0]
+    if "scene" not in given:
+        raise UsageError("Name the file that lists the scene: `recon scene scene=FILE.yaml`.")
+    return Path(given["scene"]), Path(given.get("assets", "assets_out")), given.get("out", "")
+
+
 def _require_capture(paths: dict[str, list[str]], batch: bool) -> None:
     if batch and not any(paths.get("captures", [])):
         raise UsageError("Name the folder that holds the captures: `recon batch captures=FOLDER`.")

@@ -15,8 +15,9 @@ from recon.config import Config
 from recon.data import read_json, write_json
 from recon.device import require_viewer
 from recon.errors import UserError
-from recon.failures import LOG_NAME
+from recon.failures import LOG_NAME, explain
 from recon.options import capture_name
+from recon.report.page import PAGE_NAME, Made, write_page
 from recon.report.write import build_report
 from recon.stage import Reporter, Workspace
 
@@ -113,13 +114,32 @@ def publish(made: Path, out: Path, report: dict[str, Any]) -> None:
     for gone in set(earlier) - {r.name for r in results}:
         shutil.rmtree(out / gone) if (out / gone).is_dir() else (out / gone).unlink(missing_ok=True)
     (out / LOG_NAME).unlink(missing_ok=True)
+    report["files"] = [r.name for r in results]
+    write_report(out, report)
+
+
+def write_report(out: Path, report: dict[str, Any]) -> None:
+    """Put report.json into an out folder, whole."""
     fresh = out / f".{REPORT_NAME}.new"
-    write_json(fresh, report | {"files": [r.name for r in results]})
+    write_json(fresh, report)
     fresh.replace(out / REPORT_NAME)
 
 
+def publish_page(made: Made, report: dict[str, Any], reporter: Reporter) -> None:
+    """Write report.html beside the published results; a page that fails is a warning and costs no asset."""
+    try:
+        write_page(made.folder / PAGE_NAME, made, report)
+    except Exception as error:  # whatever it is: the asset is made and published already
+        sentence = f"There is no {PAGE_NAME}: {explain(error, 'drawing the page', made.folder)}"
+        reporter.warning(PAGE_NAME, sentence)
+        report["warnings"].append(sentence)
+    else:
+        report["files"].append(PAGE_NAME)
+    write_report(made.folder, report)
+
+
 def run_capture(cfg: Config, places: Places, reporter: Reporter) -> dict[str, Any]:
-    """Reconstruct one capture and return its report; `places.out` then holds asset.glb, preview.png, report.json, ...
+    """Reconstruct one capture and return its report; `places.out` then holds asset.glb, report.html, report.json, ...
 
     Raises UserError for what the user can mend; anything else is a defect.
     """
@@ -138,4 +158,7 @@ def run_capture(cfg: Config, places: Places, reporter: Reporter) -> dict[str, An
         nouns = (results.capture, results.posed, results.asset)
         report = build_report(places.name, places.source, cfg, nouns, stats, workspace.records)
         publish(places.workspace / workspace.records["export"]["folder"], places.out, report)
+        placed = results.exported.asset_from_world
+        made = Made(results.capture, results.posed, results.region, results.asset, placed, places.out)
+        publish_page(made, report, reporter)
     return report

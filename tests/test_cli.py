@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test runs in its own empty current folder, with the tiny pipeline in the real one's place."""
     monkeypatch.setattr("recon.pipeline.reconstruct", tiny_pipeline.reconstruct)
+    monkeypatch.setattr("recon.run.write_page", tiny_pipeline.write_page)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -40,6 +41,7 @@ def test_one_command_leaves_an_asset(folder: Path, capsys: pytest.CaptureFixture
     assert {p.name for p in out.iterdir() if not p.name.startswith(".")} == {
         "asset.glb",
         "preview.png",
+        "report.html",
         "report.json",
         "cameras.json",
         "photos",
@@ -252,6 +254,27 @@ def test_a_stopped_batch_shows_its_table(folder: Path, capsys: pytest.CaptureFix
     assert main(["batch", "captures=all"]) == 130
     captured = capsys.readouterr()
     assert captured.out.count("not finished") == 2 and "Run the same command again" in captured.err
+
+
+def test_a_page_that_fails_costs_no_asset(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_capture(folder / "cup")
+    assert main(["capture=cup"]) == 0
+    out = folder / "assets_out" / "cup"
+    assert "report.html" in report_in(out)["files"] and str(out / "report.html") in capsys.readouterr().out
+
+    def fail(*_: object) -> None:
+        raise ValueError("a picture is odd")
+
+    monkeypatch.setattr("recon.run.write_page", fail)
+    assert main(["capture=cup"]) == 0
+    said = capsys.readouterr().out
+    assert "There is no report.html" in said and "a picture is odd" in said and "look at it" not in said
+    report = report_in(out)
+    assert "There is no report.html" in report["warnings"][-1] and "report.html" not in report["files"]
+    assert (out / "asset.glb").exists() and not (out / "report.html").exists(), "no page of an earlier run is left"
+    assert "ValueError: a picture is odd" in (out / "error.log").read_text(encoding="utf-8")
 
 
 def test_a_batch_can_be_swept(folder: Path) -> None:

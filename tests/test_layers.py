@@ -20,11 +20,19 @@ SHARED = {
     ("recon.batch", "recon.capture.decode"),
     ("recon.batch", "recon.capture.find"),
     ("recon.batch", "recon.capture.given"),
+    ("recon.cli", "recon.scene.write"),
     ("recon.evaluate.variants", "pose.features"),
     ("recon.evaluate.preprocess", "recon.isolate.box"),
+    ("recon.report.page", "recon.coverage"),
+    ("recon.report.page", "recon.progress"),
+    ("recon.report.cover", "recon.mesh.visibility"),
+    ("recon.report.pictures", "texturing.preview"),
+    ("recon.report.pictures", "texturing.render"),
 }
 """A mesh is read off a surface field; a batch looks for captures by the file types that the first stage reads; the
-judges of poses and of boxes go by the rules of the stages that they judge."""
+command line makes scenes, which are no stage; the judges of poses and of boxes go by the rules of the stages that they
+judge; the report draws the asset as the preview does, says what `recon check` and the mesh stage can see, and names
+stages as the progress bars do."""
 LATE_ONLY = {"pycolmap", "pymeshlab", "av", "rawpy", "nerfstudio", "onnxruntime", "tinycudann", "viser"}
 """Slow to import or optional: allowed inside the functions that need them, never at the top of a module."""
 

@@ -12,6 +12,7 @@ from test_surface import RADIUS, sphere_bake, sphere_cloud, sphere_scene
 from recon.surface.baking import unit_from_region
 from recon.surface.patch_match import (
     NOT_COMPARED,
+    Matches,
     PatchPlaces,
     homographies,
     match_reference,
@@ -29,6 +30,7 @@ from recon.surface.patches import (
     patch_loss,
     robust_mean,
     tangent_plane,
+    trust,
 )
 from recon.surface.pixels import unit_cameras
 
@@ -80,14 +82,14 @@ def test_the_kernel_matches_the_plain_twin_in_values_and_gradients(scene, level)
     at, found = places(scene, view_idx, at_px, level), []
     for match in (match_reference, match_cpu):
         p = plane.clone().requires_grad_()
-        cost, contrast = match(p, scene[4], CFG.patch(), at)
+        cost, *rest = match(p, scene[4], CFG.patch(), at)
         (cost * torch.linspace(0.5, 1.5, cost.numel()).view(cost.shape)).sum().backward()
-        found.append((cost.detach(), contrast, p.grad))
-    (cost_a, contrast_a, grad_a), (cost_b, contrast_b, grad_b) = found
+        found.append((cost.detach(), rest, p.grad))
+    (cost_a, rest_a, grad_a), (cost_b, rest_b, grad_b) = found
     assert (cost_a < 2).any(1).float().mean() > 0.9
     # float32 positions of some hundred pixels are right to 3e-5 px, grey levels to 1e-3 of 255
     torch.testing.assert_close(cost_a, cost_b, atol=2e-4, rtol=0)
-    torch.testing.assert_close(contrast_a, contrast_b, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(rest_a, rest_b, rtol=1e-3, atol=1e-2)
     # a position that rounds into the next pixel has that pixel's slope: few patches, and not all of it
     off = (grad_a - grad_b).norm(dim=1) / grad_a.norm(dim=1).median()
     assert off.median() < 1e-3
@@ -98,8 +100,7 @@ def test_the_kernel_s_gradient_is_the_cost_s_slope(scene):
     view_idx, at_px, origin, direction, t, centre, _ = middle_rays(scene)
     at, h = places(scene, view_idx, at_px), 1e-3
     plane = planes(origin, direction, t * 1.01, centre).requires_grad_()
-    cost, _ = match_cpu(plane, scene[4], CFG.patch(), at)
-    cost.sum().backward()
+    match_cpu(plane, scene[4], CFG.patch(), at).cost.sum().backward()
     for axis in range(3):
         step = h * torch.nn.functional.one_hot(torch.tensor(axis), 3)
         up, down = (match_cpu(plane.detach() + s, scene[4], CFG.patch(), at)[0].sum(1) for s in (step, -step))
@@ -125,10 +126,12 @@ def test_the_homography_maps_points_of_the_plane_as_the_cameras_do(scene):
 def test_patches_agree_best_at_the_true_depth(scene):
     view_idx, at_px, origin, direction, t, centre, radius = middle_rays(scene)
     at, offsets = places(scene, view_idx, at_px), np.linspace(-0.2, 0.2, 41) * radius
+    evenly = replace(CFG, gloss=0.0)  # what a patch counts depends on where it is matched
     costs = []
     for offset in offsets:
-        cost, contrast = match_cpu(planes(origin, direction, t + offset, centre), scene[4], CFG.patch(), at)
-        costs.append([float(robust_mean(cost[[i]], contrast[[i]], CFG)) for i in range(len(t))])
+        found = match_cpu(planes(origin, direction, t + offset, centre), scene[4], CFG.patch(), at)
+        alone = (Matches(*(x[[i]] for x in found)) for i in range(len(t)))
+        costs.append([float(robust_mean(one, torch.zeros_like(one.cost), evenly)) for one in alone])
     best = offsets[np.argmin(costs, 0)]
     # a pixel is 2 % of the radius, and depth is measured three times as coarsely at these angles
     assert np.abs(np.median(best)) < 0.01 * radius
@@ -143,22 +146,44 @@ def test_gain_and_offset_of_a_photo_change_nothing(scene):
     darker = torch.where(pyramid.grey > 0, (pyramid.grey.float() * 0.5 + 20).round().byte(), pyramid.grey)
     # not the patches' own photo
     darker[: pyramid.offset[1, 0]] = pyramid.grey[: pyramid.offset[1, 0]]
-    same, _ = match_cpu(plane, photos, patch, at)
-    other, _ = match_cpu(plane, replace(photos, pyramid=pyramid._replace(grey=darker)), patch, at)
+    same = match_cpu(plane, photos, patch, at).cost
+    other = match_cpu(plane, replace(photos, pyramid=pyramid._replace(grey=darker)), patch, at).cost
     assert same.min() < 0.05
     # whole grey levels at half the contrast
     torch.testing.assert_close(other, same, atol=0.03, rtol=0)
 
 
+def alike(cost: torch.Tensor, contrast: list[float]) -> Matches:
+    """Patches that are as bright as their sources."""
+    grey = torch.full((len(cost),), 100.0)
+    return Matches(cost, torch.tensor(contrast), grey, torch.where(cost < NOT_COMPARED, grey[:, None], 0.0))
+
+
 def test_plain_patches_do_not_pull():
-    cost, cfg = torch.tensor([[0.5, 0.3], [0.5, 0.3]]), PatchConfig(n_best=2, least_contrast=4.0)
-    textured = robust_mean(cost, torch.tensor([1e6, 0.0]), cfg)
+    cost, cfg = torch.tensor([[0.5, 0.3], [0.5, 0.3]]), PatchConfig(n_best=2, least_contrast=4.0, worst_cost=1.0)
+    textured = robust_mean(alike(cost, [1e6, 0.0]), torch.zeros(2, 2), cfg)
     assert float(textured) == pytest.approx(0.4 / 2, rel=1e-3)
     cost = torch.tensor([[0.2, 1.2, NOT_COMPARED]], requires_grad=True)
-    robust_mean(cost, torch.tensor([100.0]), cfg).backward()
+    robust_mean(alike(cost, [100.0]), torch.zeros(1, 3), cfg).backward()
     # beyond the worst cost a source no longer pulls, and one that sees nothing does not count
     assert cost.grad[0, 0] > 0
     assert cost.grad[0, 1:].tolist() == [0, 0]
+
+
+def test_patches_whose_brightness_changes_from_photo_to_photo_count_less():
+    cfg = PatchConfig(least_contrast=0.0, gloss=2.0)
+    cost, no_gain = torch.full((1, 3), 0.1), torch.zeros(1, 3)
+    steady = alike(cost, [100.0])
+    # three sources as far from 100 as makes a standard deviation of half the contrast's, 5
+    glossy = steady._replace(source_grey=torch.tensor([[110.0, 100.0, 110.0]]))
+    assert float(trust(steady, no_gain, cfg)) == 1
+    assert float(trust(glossy, no_gain, cfg)) == pytest.approx(0.5)
+    # another exposure is no gloss
+    exposed = steady._replace(source_grey=torch.tensor([[100.0, 120.0, 80.0]]))
+    assert float(trust(exposed, torch.tensor([[1.0, 1.2, 0.8]]).log(), cfg)) == pytest.approx(1)
+    # and a source that was not compared says nothing
+    hidden = steady._replace(cost=torch.tensor([[0.1, NOT_COMPARED, 0.1]]))
+    assert float(trust(hidden, no_gain, cfg)) == pytest.approx(1)
 
 
 def test_a_crossing_is_the_first_entry_from_outside():
@@ -203,7 +228,8 @@ def test_the_loss_pulls_a_wrong_radius_to_the_true_one(scene, wrong):
     sdf = geometry(points)[0].view(middle.shape).detach()
     baked = sphere_bake(radius=true)
     baked.values[:] = ((baked.points() - centre).norm(dim=1) - true).reshape(baked.values.shape)
-    patch_loss(geometry, scene[4], PatchRays(view_idx, origin, direction, middle, sdf), baked, CFG).backward()
+    rays = PatchRays(view_idx, origin, direction, middle, sdf)
+    patch_loss(geometry, scene[4], torch.zeros(len(scene[0].views)), rays, baked, CFG).backward()
     assert float(radius.grad) * wrong > 0
 
 

@@ -6,7 +6,7 @@ A capture that holds `user.jpg`, `defect.jpg`, `full.jpg`, `denied.jpg` or `stop
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from recon.camera import Pinhole, View
 from recon.data import Asset, Capture, LeftOut, Photo, PosedCapture, UvMesh
 from recon.errors import UserError
 from recon.stage import Job, Workspace, stage
-from recon.transforms import Rigid
+from recon.transforms import Rigid, Similarity
 
 TROUBLES: dict[str, BaseException] = {
     "user": UserError("The photos show nothing: take at least twelve sharp ones."),
@@ -32,6 +32,7 @@ TROUBLES: dict[str, BaseException] = {
 @dataclass(frozen=True)
 class TinyExport:
     folder: Path
+    asset_from_world: Similarity = field(default_factory=Similarity.identity)
 
     def save(self, folder: Path) -> None:
         (folder / "exported.json").write_text("{}")
@@ -109,6 +110,11 @@ def reconstruct(source: Path, cfg: Any, workspace: Workspace) -> Any:
     exported = workspace.run(export, asset, posed, cfg=cfg.export)
     missing = dict.fromkeys(("region", "prior", "field", "mesh", "uv_mesh"))
     return SimpleNamespace(capture=capture, posed=posed, asset=asset, exported=exported, **missing)
+
+
+def write_page(path: Path, made: Any, report: Any) -> None:
+    """Stands in for recon.report.page.write_page."""
+    path.write_text(made.capture.name)
 
 
 def make_capture(folder: Path, *names: str) -> Path:

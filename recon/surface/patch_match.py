@@ -45,6 +45,19 @@ class PatchPlaces(NamedTuple):
     """Views to compare with; -1: none."""
 
 
+class Matches(NamedTuple):
+    """What patches have in common with their sources."""
+
+    cost: Float[Tensor, "n n_sources"]
+    """1 - NCC; `NOT_COMPARED` where too little of the patch is seen."""
+    contrast: Float[Tensor, " n"]
+    """The patch's variance of grey levels (of 255); 0 where too little of it is on the object."""
+    grey: Float[Tensor, " n"]
+    """The patch's mean grey level ..."""
+    source_grey: Float[Tensor, "n n_sources"]
+    """... and that of each source; 0 where they were not compared."""
+
+
 def sample_level(
     pyramid: Pyramid, view: Int[Tensor, "*n"], level: Int[Tensor, "*n"], at_px: Float[Tensor, "*n 2"]
 ) -> tuple[Float[Tensor, "*n"], Bool[Tensor, "*n"]]:
@@ -71,12 +84,10 @@ def sample_slopes(
     return top + fy * (low - top), torch.stack([(b - a) + fy * ((d - c) - (b - a)), low - top], -1), inside
 
 
-def match_reference(
-    plane: Float[Tensor, "n 3"], photos: PatchPhotos, patch: Patch, at: PatchPlaces
-) -> tuple[Float[Tensor, "n n_sources"], Float[Tensor, " n"]]:
-    """1 - NCC of each patch with each of its sources, and the patch's variance of grey levels; plain, on any device.
+def match_reference(plane: Float[Tensor, "n 3"], photos: PatchPhotos, patch: Patch, at: PatchPlaces) -> Matches:
+    """Each patch against each of its sources; plain, on any device.
 
-    Pixels that leave the object in either photo have no weight; `NOT_COMPARED` where too few are left.
+    Pixels that leave the object in either photo have no weight.
     """
     cameras, pyramid = photos.cameras, photos.pyramid
     look, k, scale = cameras.rotation[at.view_idx], cameras.intrinsics[at.view_idx], torch.exp2(at.level.float())
@@ -86,7 +97,8 @@ def match_reference(
     weight = on * patch.nearness
     whole = weight.sum(1) >= patch.least_common
     weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-6)
-    contrast = (weight * (value - (weight * value).sum(1, keepdim=True)) ** 2).sum(1)
+    grey = (weight * value).sum(1)
+    contrast = (weight * (value - grey[:, None]) ** 2).sum(1)
 
     in_cam = (position * scale[:, None, None] - k[:, None, 2:]) / k[:, None, :2]
     ray = torch.cat([in_cam, torch.ones_like(in_cam[..., :1])], -1) @ look.transpose(1, 2)
@@ -107,11 +119,14 @@ def match_reference(
     total = weight.sum(-1)
     usable = whole[:, None] & (at.sources >= 0) & before & (total >= patch.least_common)
     weight = weight / total.clamp(min=1e-6)[..., None]
+    source_grey = (weight * theirs).sum(-1)
     mine = value[:, None] - (weight * value[:, None]).sum(-1, keepdim=True)
-    theirs = theirs - (weight * theirs).sum(-1, keepdim=True)
+    theirs = theirs - source_grey[..., None]
     var = [(weight * x**2).sum(-1) + patch.noise_variance for x in (mine, theirs)]
     cost = 1 - (weight * mine * theirs).sum(-1) / (var[0] * var[1]).sqrt()
-    return torch.where(usable, cost, torch.full_like(cost, NOT_COMPARED)), torch.where(whole, contrast, 0.0)
+    cost = torch.where(usable, cost, torch.full_like(cost, NOT_COMPARED))
+    contrast, grey = (torch.where(whole, x, 0.0) for x in (contrast, grey))
+    return Matches(cost, contrast, grey, torch.where(usable, source_grey, 0.0).detach())
 
 
 def homographies(

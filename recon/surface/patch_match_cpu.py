@@ -12,7 +12,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from recon.surface.baked import BakedSdf
-from recon.surface.patch_match import DEEP_CELLS, FIRST_CELLS, NOT_COMPARED, STEP_CELLS, Patch, PatchPlaces
+from recon.surface.patch_match import DEEP_CELLS, FIRST_CELLS, NOT_COMPARED, STEP_CELLS, Matches, Patch, PatchPlaces
 from recon.surface.patch_photos import PatchPhotos
 from recon.surface.sampling import trilinear
 
@@ -98,7 +98,8 @@ def _source_level(h, ray, across, down, level, n_levels):
 
 @njit(fastmath=True)
 def _compare(pyramid, source, level, h, e, patch, rays, values, weights, warped, slopes, out):
-    """1 - NCC of the patch in one source into out[0], its slopes with respect to the plane into out[1:4].
+    """1 - NCC of the patch in one source into out[0], its slopes with respect to the plane into out[1:4], and its mean
+    grey level there into out[4].
 
     Returns False where too little of the patch lies on the object in the source.
     """
@@ -133,6 +134,7 @@ def _compare(pyramid, source, level, h, e, patch, rays, values, weights, warped,
     var_r, var_s = var_r + patch.noise_variance, var_s + patch.noise_variance
     norm = 1.0 / math.sqrt(var_r * var_s)
     out[0], out[1], out[2], out[3] = 1.0 - cross * norm, 0.0, 0.0, 0.0
+    out[4] = mean_s
     for i in range(n):
         if warped[i] >= 0:
             r, s, w = values[i] - mean_r, warped[i] - mean_s, weights[i] / total
@@ -143,12 +145,12 @@ def _compare(pyramid, source, level, h, e, patch, rays, values, weights, warped,
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def _match(pyramid, cameras, patch, view, at_px, level, sources, plane, cost, slope, texture):
+def _match(pyramid, cameras, patch, view, at_px, level, sources, plane, cost, slope, texture, grey, source_grey):
     n_pixels, n_levels = patch.pattern_px.shape[0], pyramid.offset.shape[1]
     for r in prange(view.shape[0]):
         rays, h, e = np.empty((n_pixels, 3)), np.empty((3, 3)), np.empty(3)
         values, weights = np.empty(n_pixels), np.empty(n_pixels)
-        warped, slopes, out = np.empty(n_pixels), np.empty(n_pixels), np.empty(4)
+        warped, slopes, out = np.empty(n_pixels), np.empty(n_pixels), np.empty(5)
         look = cameras.rotation[view[r]]
         k = cameras.intrinsics[view[r]]
         x, y = (at_px[r, 0] - k[2]) / k[0], (at_px[r, 1] - k[3]) / k[1]
@@ -157,12 +159,12 @@ def _match(pyramid, cameras, patch, view, at_px, level, sources, plane, cost, sl
         share = _gather_reference(
             pyramid, cameras, look, at_px[r], view[r], level[r], patch, rays, values, weights
         )  # fmt: skip
-        texture[r] = 0.0
         if share < patch.least_common:
             continue
         mean = 0.0
         for i in range(n_pixels):
             mean += weights[i] * values[i]
+        grey[r] = mean
         for i in range(n_pixels):
             texture[r] += weights[i] * (values[i] - mean) ** 2
         for s in range(sources.shape[1]):
@@ -175,7 +177,8 @@ def _match(pyramid, cameras, patch, view, at_px, level, sources, plane, cost, sl
                 pyramid, source, its_level, h, e, patch, rays, values, weights, warped, slopes, out
             ):  # fmt: skip
                 cost[r, s] = out[0]
-                slope[r, s] = out[1:]
+                slope[r, s] = out[1:4]
+                source_grey[r, s] = out[4]
 
 
 def _arrays(group: Any) -> Any:
@@ -185,18 +188,19 @@ def _arrays(group: Any) -> Any:
 
 class _Match(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plane: Tensor, photos: PatchPhotos, patch: Patch, at: PatchPlaces) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, plane: Tensor, photos: PatchPhotos, patch: Patch, at: PatchPlaces) -> Matches:
         shape = tuple(at.sources.shape)
         cost, slope = np.full(shape, NOT_COMPARED, np.float32), np.zeros((*shape, 3), np.float32)
-        texture = np.zeros(shape[0], np.float32)
+        texture, grey = np.zeros((2, shape[0]), np.float32)
+        source_grey = np.zeros(shape, np.float32)
         groups = [_arrays(group) for group in (photos.pyramid, photos.cameras, patch)]
         _match(
             *groups, at.view_idx.numpy(), at.at_px.numpy(), at.level.numpy(), at.sources.numpy(),
-            plane.detach().numpy(), cost, slope, texture,
+            plane.detach().numpy(), cost, slope, texture, grey, source_grey,
         )  # fmt: skip
         ctx.save_for_backward(torch.from_numpy(slope))
-        out = torch.from_numpy(cost), torch.from_numpy(texture)
-        ctx.mark_non_differentiable(out[1])
+        out = Matches(*(torch.from_numpy(x) for x in (cost, texture, grey, source_grey)))
+        ctx.mark_non_differentiable(*out[1:])
         return out
 
     @staticmethod
@@ -205,11 +209,9 @@ class _Match(torch.autograd.Function):
         return (grads[0][..., None] * slope).sum(1), None, None, None
 
 
-def match_cpu(
-    plane: Float[Tensor, "n 3"], photos: PatchPhotos, patch: Patch, at: PatchPlaces
-) -> tuple[Float[Tensor, "n n_sources"], Float[Tensor, " n"]]:
+def match_cpu(plane: Float[Tensor, "n 3"], photos: PatchPhotos, patch: Patch, at: PatchPlaces) -> Matches:
     """`match_reference` by a numba kernel: on the CPU, the slope with respect to the plane written out."""
-    return _Match.apply(plane, photos, patch, at)  # type: ignore[no-any-return]
+    return Matches(*_Match.apply(plane, photos, patch, at))
 
 
 @njit(parallel=True, fastmath=True, cache=True)

@@ -24,6 +24,7 @@ from recon.surface.baked import BakedSdf
 from recon.surface.baking import sphere_directions
 from recon.surface.patch_match import (
     NOT_COMPARED,
+    Matches,
     Patch,
     PatchPlaces,
     match_reference,
@@ -48,7 +49,7 @@ N_SURFACE = 2000
 class PatchConfig:
     """How patches are compared between photos."""
 
-    weight: float = 0.1
+    weight: float = 3.0
     """Of the patches' term against the colour term's 1; 0 leaves it out."""
     start_share: float = 0.4
     """Share of the steps after which it begins; before, the surface is too far off for patches to tell its side."""
@@ -67,12 +68,15 @@ class PatchConfig:
     """Photos that a photo's patches are compared with."""
     n_best: int = 6
     """Of these, the number that agree best and count; the others may be hidden or glossy."""
-    worst_cost: float = 1.0
+    worst_cost: float = 0.4
     """1 - NCC from which a patch no longer pulls."""
     grazing_deg: float = 75.0
     """Angle to the normal from which a photo sees a patch too flatly."""
     least_contrast: float = 2.0
     """Standard deviation of grey levels (of 255) at which a patch counts half; weaker ones count less."""
+    gloss: float = 4.0
+    """How much a patch's brightness may change from photo to photo before it counts less, as a share of its contrast:
+    at 1 / gloss it counts half. What mirrors its surroundings changes, and matches behind the surface. 0: any."""
     max_side_px: int = 1600
     """Photos larger than this are reduced to it."""
 
@@ -116,18 +120,28 @@ def tangent_plane(
     return normal / (depth * torch.where(facing.abs() < 1e-3, torch.full_like(facing, -1e-3), facing))[:, None], depth
 
 
-def robust_mean(
-    cost: Float[Tensor, "n n_sources"], contrast: Float[Tensor, " n"], cfg: PatchConfig
-) -> Float[Tensor, ""]:
-    """Mean cost of each patch's best sources, cut off at `worst_cost`, patches of little contrast counting less.
+def robust_mean(matches: Matches, gain: Float[Tensor, "n n_sources"], cfg: PatchConfig) -> Float[Tensor, ""]:
+    """Mean cost of each patch's best sources, cut off at `worst_cost`; patches of little contrast or much gloss count
+    less, and those that no source sees as 0.
 
-    contrast: variance of grey levels. Patches that no source sees count as 0.
+    gain: logarithm of the sources' exposures over the patch's own.
     """
-    best = cost.sort(1).values[:, : cfg.n_best]
+    best = matches.cost.sort(1).values[:, : cfg.n_best]
     compared = best < NOT_COMPARED
     per_patch = (best.clamp(max=cfg.worst_cost) * compared).sum(1) / compared.sum(1).clamp(min=1)
-    texture = contrast / (contrast + cfg.least_contrast**2)
-    return (texture * per_patch).mean()
+    return (trust(matches, gain, cfg) * per_patch).mean()
+
+
+def trust(matches: Matches, gain: Float[Tensor, "n n_sources"], cfg: PatchConfig) -> Float[Tensor, " n"]:
+    """What each patch counts, 0..1: its contrast against noise and against what its brightness varies by over the
+    photos, which paint under a steady light does not and a mirrored light does (after the reflection scores of
+    Ref-NeuS, Ge et al. 2023)."""
+    compared = matches.cost < NOT_COMPARED
+    change = torch.where(compared, matches.source_grey * torch.exp(-gain) - matches.grey[:, None], 0.0)
+    n = compared.sum(1) + 1  # and the patch itself, which does not change
+    variance = (change**2).sum(1) / n - (change.sum(1) / n) ** 2
+    doubt = cfg.least_contrast**2 + cfg.gloss**2 * variance
+    return matches.contrast / (matches.contrast + doubt.clamp(min=1e-6))
 
 
 def gather_for_patches(
@@ -164,9 +178,17 @@ class PatchRays:
 
 
 def patch_loss(
-    geometry: Geometry, photos: PatchPhotos, rays: PatchRays, baked: BakedSdf, cfg: PatchConfig
+    geometry: Geometry,
+    photos: PatchPhotos,
+    log_gain: Float[Tensor, " n_views"],
+    rays: PatchRays,
+    baked: BakedSdf,
+    cfg: PatchConfig,
 ) -> Float[Tensor, ""]:
-    """Mean robust 1 - NCC of patches around the first `n_rays` rays that meet the surface, in photos that see it."""
+    """Mean robust 1 - NCC of patches around the first `n_rays` rays that meet the surface, in photos that see it.
+
+    log_gain: logarithm of the photos' exposures.
+    """
     t, meets = first_crossing(rays.middle, rays.sdf.detach())
     chosen = torch.nonzero(meets)[: cfg.n_rays, 0]
     if len(chosen) == 0:
@@ -184,8 +206,9 @@ def patch_loss(
         from recon.surface.patch_match_cpu import match_cpu as match
     else:
         match = match_reference
-    cost, contrast = match(plane, photos, cfg.patch(plane.device), places)
-    return robust_mean(cost, contrast, cfg)
+    matches = match(plane, photos, cfg.patch(plane.device), places)
+    gain = log_gain[sources.clamp(min=0)] - log_gain[rays.view_idx][:, None]
+    return robust_mean(matches, gain, cfg)
 
 
 def middle_px(photos: PatchPhotos, rays: PatchRays) -> Float[Tensor, "n_rays 2"]:

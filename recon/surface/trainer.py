@@ -196,7 +196,8 @@ class Trainer:
             return torch.zeros((), device=sdf.device)
         on = torch.nonzero(self.data.pool.label[batch.pixel_idx] == OBJECT)[:, 0]
         rays = PatchRays(batch.view_idx[on], batch.origin[on], batch.direction[on], middle[on], sdf[on])
-        return patch_loss(self.field.geometry, self.data.photos, rays, baked, self.cfg.patches)
+        exposure = self.centred_gain().detach().mean(1)
+        return patch_loss(self.field.geometry, self.data.photos, exposure, rays, baked, self.cfg.patches)
 
     def compare(
         self, batch: Batch, weights: Float[Tensor, "n_rays n_samples"], colour: Float[Tensor, "n_rays n_samples 3"]

@@ -13,7 +13,7 @@ from recon.transforms import Similarity
 
 
 def carve(
-    posed: PosedCapture, region: ObjectRegion, points_world: np.ndarray, tolerated_share: float = 0.06
+    posed: PosedCapture, region: ObjectRegion, points_world: np.ndarray, tolerated_share: float = 0.04
 ) -> np.ndarray:
     """Which points lie in the object's mask in all views that see them, but for a tolerated share of bad masks.
 

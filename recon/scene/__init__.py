@@ -1,0 +1,1 @@
+"""Several assets in one scene."""
