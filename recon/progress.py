@@ -22,6 +22,7 @@ TYPICAL_SECONDS = {
     "bake_texture": 60.0,
     "bake_materials": 8.0,
     "export": 15.0,
+    "report": 8.0,
 }
 """Wall seconds of each stage for 48 photos on two CPU cores, in pipeline order; only their proportions matter."""
 
@@ -36,6 +37,7 @@ LABELS = {
     "bake_texture": "painting the texture",
     "bake_materials": "baking the materials",
     "export": "writing the asset",
+    "report": "drawing the report",
 }
 PRIOR_SECONDS = 120.0
 """How many typical seconds the typical pace counts for against the pace measured in this run."""

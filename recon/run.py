@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,14 +128,17 @@ def write_report(out: Path, report: dict[str, Any]) -> None:
 
 def publish_page(made: Made, report: dict[str, Any], reporter: Reporter) -> None:
     """Write report.html beside the published results; a page that fails is a warning and costs no asset."""
+    began = time.perf_counter()
+    reporter.stage_started("report")
     try:
         write_page(made.folder / PAGE_NAME, made, report)
     except Exception as error:  # whatever it is: the asset is made and published already
-        sentence = f"There is no {PAGE_NAME}: {explain(error, 'drawing the page', made.folder)}"
-        reporter.warning(PAGE_NAME, sentence)
+        sentence = f"There is no {PAGE_NAME}: {explain(error, 'drawing the report', made.folder)}"
+        reporter.warning("report", sentence)
         report["warnings"].append(sentence)
     else:
         report["files"].append(PAGE_NAME)
+        reporter.stage_finished("report", time.perf_counter() - began, reused=False)
     write_report(made.folder, report)
 
 

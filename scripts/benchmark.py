@@ -5,6 +5,7 @@
     python scripts/benchmark.py poses examples/owl PATH/TO/fox                        # harder variants, and pycolmap
     python scripts/benchmark.py surface PATH/TO/mustard preset=draft                  # the fit; cameras estimated
     python scripts/benchmark.py ablation PATH/TO/mustard surface.n_steps=1500         # each technique taken away
+    python scripts/benchmark.py texture PATH/TO/mustard noise=0,1,2                   # texture on the true shape
     python scripts/benchmark.py growth PATH/TO/many photos=24,96 megapixels=0.5,2     # more and larger photos, a plot
 
 A capture with gt/ (see scripts/make_capture.py) is compared with its truth; one without gets counts, time and memory.
@@ -20,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import benchmark_surface as surface
+import benchmark_texture as texture
 import numpy as np
 
 from pose.estimate import PosesConfig, estimate_poses
@@ -119,6 +121,7 @@ TABLES = {
     "poses": (poses_rows, POSES),
     "surface": (surface.surface_rows, surface.SURFACE),
     "ablation": (surface.ablation_rows, surface.SURFACE),
+    "texture": (texture.texture_rows, texture.TEXTURE),
     "growth": (surface.growth_rows, surface.GROWTH),
 }
 

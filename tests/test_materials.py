@@ -13,11 +13,14 @@ from scipy.spatial import cKDTree
 from recon.data import Asset, Mesh, UvMesh
 from recon.stage import Job
 from texturing.cells import cut_into_cells
+from texturing.gains import linear_to_srgb
+from texturing.gloss import measure_gloss, roughness_and_metallic
 from texturing.gltf import vertex_normals
 from texturing.materials import MaterialsConfig, bake_materials
 from texturing.normal_map import mikk_tangents, tangent_frames
 from texturing.occlusion import vertex_occlusion
 from texturing.unwrap import UnwrapConfig, unwrap
+from texturing.visibility import Observations
 
 SIZE_PX = 512
 
@@ -142,6 +145,31 @@ def test_packing_and_plain_values(ball: Asset) -> None:
     assert (packed[:, :, 2] == 0).all()
     assert packed[:, :, 0].min() > 150  # shallow bumps close in little
     assert packed[:, :, 0].max() == 255
+
+
+def seen_as(luminance: np.ndarray) -> Observations:
+    """Grey cells (n_faces, n_views) of a given linear luminance, all seen well."""
+    shape = luminance.shape
+    colour = np.repeat(linear_to_srgb(luminance)[:, :, None], 3, axis=2).astype(np.float32)
+    return Observations(np.ones(shape, np.float32), np.ones(shape, np.float32), colour, np.ones(shape))
+
+
+def test_matt_glossy_and_metal_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    paint, noise = rng.uniform(0.05, 0.6, (400, 1)), rng.normal(0, 0.01, (400, 40))
+    lit = rng.random((400, 40)) < 0.05  # a highlight in one photo of twenty
+    found = []
+    for luminance in (paint + noise, paint + noise + 0.25 * lit, rng.uniform(0.05, 0.95, (400, 40))):
+        gloss = measure_gloss(seen_as(np.clip(luminance, 0.01, 1)), np.ones((40, 3)), np.ones(400))
+        told = roughness_and_metallic(gloss)
+        assert told is not None
+        found.append(told)
+    (matt, not_metal), (glossy, nor_this), (_, metal) = found
+    assert (not_metal, nor_this, metal) == (0, 0, 1)
+    assert matt > 0.8 and glossy < 0.45
+    # Six photos of each place cannot tell.
+    few = measure_gloss(seen_as(rng.uniform(0.1, 0.7, (400, 6))), np.ones((6, 3)), np.ones(400))
+    assert roughness_and_metallic(few) is None
 
 
 def test_optional_maps_come_back_and_must_fit_the_texture(tmp_path: Path) -> None:

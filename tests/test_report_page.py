@@ -19,7 +19,7 @@ from PIL import Image
 from recon.data import Asset, Capture, LeftOut, ObjectRegion, Photo, UvMesh
 from recon.report import pictures
 from recon.report.cover import GRADES, surface_cover
-from recon.report.page import Made, write_page
+from recon.report.page import Made, shown_model, write_page
 from recon.stage import Job
 from recon.transforms import Rigid
 from texturing.export import ExportConfig, export
@@ -67,7 +67,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def report_of(made: Made) -> dict[str, Any]:
-    stage = {"seconds": 61.0, "cpu_seconds": 90.0, "peak_memory_mb": 812, "reused": False}
+    stage = {"seconds": 61.0, "cpu_seconds": 90.0, "peak_memory_mb": 812, "reused": False, "notes": {}}
+    finish = {"roughness": 0.25, "metallic": 1.0, "roughness_and_metallic": "from the photos"}
     return {
         "recon": "0.1.0",
         "capture": NAME,
@@ -78,7 +79,11 @@ def report_of(made: Made) -> dict[str, Any]:
         "backend": "cpu",
         "totals": {"seconds": 122.0, "seconds_this_time": 61.0, "peak_memory_mb": 812},
         "warnings": [WARNING],
-        "stages": {"read_capture": stage, "a_new_stage": stage | {"reused": True}},
+        "stages": {
+            "read_capture": stage,
+            "bake_materials": stage | {"notes": finish},
+            "a_new_stage": stage | {"reused": True},
+        },
         "stats": {
             "exported": {"unit": "longest side", "width_height_depth": [1.0, 1.0, 1.0]},
             "mesh": {"watertight": True},
@@ -147,7 +152,18 @@ def test_the_page_is_whole_and_plain(made: Made, page_path: Path) -> None:
     assert str(made.folder) not in text and str(Path.home()) + "/" not in text
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text) and "default-src 'none'" in text
     assert "three.js authors" in text and page_path.stat().st_size < 3e6
+    assert ["Surface", "roughness 0.25, metal 1.00: from the photos"] in data["facts"]
     assert data["files"][0] == {"name": "asset.glb", "size": (made.folder / "asset.glb").stat().st_size}
+
+
+def test_a_heavy_asset_is_shown_by_a_lighter_level(tmp_path: Path) -> None:
+    (tmp_path / "asset.glb").write_bytes(bytes(5_000_000))
+    (tmp_path / "asset_lod1.glb").write_bytes(bytes(1_000_000))
+    assert shown_model(tmp_path).name == "asset.glb"
+    (tmp_path / "asset.glb").write_bytes(bytes(11_000_000))
+    assert shown_model(tmp_path).name == "asset_lod1.glb"
+    (tmp_path / "asset_lod1.glb").unlink()
+    assert shown_model(tmp_path).name == "asset.glb", "better a slow page than none"
 
 
 @pytest.fixture(scope="module")
@@ -253,3 +269,14 @@ def test_text_stays_text_and_fits_a_phone(opened: tuple[Any, list[str]]) -> None
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out sideways"
     assert 0.05 < yellow(canvas(page)).mean() < 0.7
     assert trouble == []
+
+
+def test_without_webgl_the_pictures_remain(browser: Any, page_path: Path) -> None:
+    page = browser.new_page()
+    page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    page.goto(page_path.as_uri())
+    page.wait_for_selector("html[data-viewer=failed]", state="attached")
+    assert "cannot draw the model" in page.locator("#stage").text_content()
+    assert page.locator("#viewer .bar").is_hidden() and page.locator(".look").count() == 0
+    assert page.locator(".turn img").count() == 12 and page.locator(".turn img").first.is_visible()
+    page.close()

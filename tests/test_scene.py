@@ -202,6 +202,46 @@ def test_the_command(tmp_path: Path, assets: Path, monkeypatch: pytest.MonkeyPat
         assert main(["scene", "scene=room.yaml"]) == 1 and "entry 1 (bad.glb): " in capsys.readouterr().err
 
 
+def write_usd_box(path: Path, size: float) -> None:
+    """A USDZ with a box that stands on its base's centre, as the exporter's files are made."""
+    pxr = pytest.importorskip("pxr", reason="usd-core is not installed: pip install usd-core")
+    from pxr import Sdf, Usd, UsdGeom, UsdUtils
+
+    assert pxr
+    layer = path.with_suffix(".usdc")
+    stage = Usd.Stage.CreateNew(str(layer))
+    UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
+    UsdGeom.SetStageMetersPerUnit(stage, 1.0)
+    stage.SetDefaultPrim(UsdGeom.Xform.Define(stage, "/asset").GetPrim())
+    box = UsdGeom.Cube.Define(stage, "/asset/object")
+    box.CreateSizeAttr(size)
+    box.CreateExtentAttr([(-size / 2,) * 3, (size / 2,) * 3])
+    box.AddTranslateOp().Set((0, size / 2, 0))
+    stage.GetRootLayer().Save()
+    assert UsdUtils.CreateNewARKitUsdzPackage(Sdf.AssetPath(str(layer)), str(path))
+    layer.unlink()
+
+
+def test_the_same_scene_as_usdz(tmp_path: Path, assets: Path) -> None:
+    write_usd_box(assets / "cup" / "asset.usdz", 1.0)
+    from pxr import Usd, UsdGeom
+
+    text = "- {asset: cup, size_m: 0.5, turn_deg: 90, position: [1, 2, 3], copies: [{position: [0, 0, 0]}]}"
+    report, *_ = make(tmp_path, assets, text)
+    assert report.usdz == tmp_path / "My Room.usdz" and report.no_usdz == ""
+    stage = Usd.Stage.Open(str(report.usdz))
+    root = stage.GetDefaultPrim()
+    assert [p.GetName() for p in root.GetChildren()] == ["cup_1", "cup_2"]
+    assert all(p.IsInstance() for p in root.GetChildren()) and len(stage.GetPrototypes()) == 1
+    box = UsdGeom.BBoxCache(0, ["default"]).ComputeWorldBound(root.GetChildren()[0]).ComputeAlignedRange()
+    assert [*box.GetMin(), *box.GetMax()] == pytest.approx([0.75, 2, 2.75, 1.25, 2.5, 3.25])
+    assert UsdGeom.GetStageUpAxis(stage) == "Y" and UsdGeom.GetStageMetersPerUnit(stage) == 1
+
+    report, *_ = make(tmp_path, assets, "[{asset: cup}, {asset: Oak table}]")
+    assert report.usdz is None and "entry 2 (Oak table) has no asset.usdz" in report.no_usdz
+    assert not (tmp_path / "My Room.usdz").exists(), "the USDZ of an earlier scene would not match"
+
+
 def test_the_khronos_validator_finds_nothing(tmp_path: Path, assets: Path) -> None:
     write_parts(tmp_path / "robot.glb")
     text = "[{asset: cup, turn_deg: [10, 20, 30], copies: [{scale: 0.3}]}, {asset: robot.glb}, {asset: Oak table}]"

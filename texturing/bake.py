@@ -12,9 +12,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float64, Int64
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -25,6 +27,7 @@ from texturing.cells import Cells, cut_into_cells, edge_for_count
 from texturing.compose import Surface, average_photos, blend_patches, lost_detail, photo_corrections, spread_to_vertices
 from texturing.fill import dilate_gutters, fill_unseen
 from texturing.gains import cell_samples, estimate_gains, point_samples
+from texturing.gloss import measure_gloss
 from texturing.levelling import disagreement, level_observations, reject, with_gains
 from texturing.photos import PhotoStack, load_photos
 from texturing.rasterize import Texels, every, rasterize_atlas
@@ -61,48 +64,7 @@ class TextureConfig:
     """Structures larger than this share of the diagonal come from all photos together, smaller ones from one."""
 
 
-@stage(result=Asset, version=1)
-def bake_texture(posed: PosedCapture, region: ObjectRegion, uv_mesh: UvMesh, cfg: TextureConfig, job: Job) -> Asset:
-    """Make the base colour map of `uv_mesh` from the photos; texels that no photo saw are filled from around them."""
-    clock = _Clock(job)
-    diagonal = float(np.linalg.norm(np.ptp(uv_mesh.vertices_world, axis=0)))
-    cells = cut_into_cells(uv_mesh, edge_for_count(uv_mesh, cfg.n_cells))
-    texels = rasterize_atlas(cells, uv_mesh.texture_size_px)
-    clock.lap("atlas")
-    stack = load_photos(posed, region, cells, cfg.depth_tolerance_share * diagonal, job)
-    clock.lap("photos")
-    observed = observe(cells, posed.views, posed.sharpness, stack, cfg.min_cosine, cfg.edge_margin_px)
-    gains = estimate_gains([cell_samples(observed, cells.areas), point_samples(posed)])
-    stack = with_gains(stack, gains)
-    clock.lap("levelling")
-    job.progress(0.35, 1, "choosing photos")
-    score, rejected = _outliers(observed, gains, cfg)
-    labels = select_views(cells, selection_cost(observed, score, rejected), cfg.seam_share * diagonal)
-    clock.lap("selection")
-    job.progress(0.5, 1, "blending")
-    surface = _surface(cells, observed, rejected, cfg)
-    stack = _align(texels, surface, stack, cfg, job)
-    clock.lap("alignment")
-    radius_px = cfg.tone_share * diagonal * _pixels_per_length(observed, labels)
-    colour, seen = _compose(texels, surface, stack, cells, labels, radius_px, cfg.noise, job)
-    clock.lap("blending")
-    asset = _finish(uv_mesh, texels, cells, colour, seen)
-    clock.lap("filling")
-    asset.stats.update(
-        n_cells=len(cells.faces),
-        seen_share=round(float(seen.mean()), 4),
-        gain_min=round(float(gains.min()), 3),
-        gain_max=round(float(gains.max()), 3),
-        rejected_share=round(float(rejected.sum() / max(observed.seen.sum(), 1)), 4),
-        tone_radius_px=round(radius_px, 2),
-        **_patch_stats(cells, np.where(observed.seen.any(1), labels, -1)),
-    )
-    if asset.stats["seen_share"] < 0.5:
-        job.warn(f"Only {asset.stats['seen_share']:.0%} of the surface is seen by a photo; the rest is filled in.")
-    return asset
-
-
-class _Clock:
+class Clock:
     """Notes the seconds of each part in the job's record."""
 
     def __init__(self, job: Job) -> None:
@@ -114,14 +76,81 @@ class _Clock:
         self.last = now
 
 
+class Choice(NamedTuple):
+    """The cut and observed surface, and which photo stands for which cell."""
+
+    cells: Cells
+    texels: Texels
+    stack: PhotoStack
+    """Levelled by the gains, not yet aligned."""
+    observed: Observations
+    gains: Float64[np.ndarray, "n_views 3"]
+    rejected: Bool[np.ndarray, "n_faces n_views"]
+    labels: Int64[np.ndarray, " n_faces"]
+
+
+@stage(result=Asset, version=2)
+def bake_texture(posed: PosedCapture, region: ObjectRegion, uv_mesh: UvMesh, cfg: TextureConfig, job: Job) -> Asset:
+    """Make the base colour map of `uv_mesh` from the photos; texels that no photo saw are filled from around them."""
+    clock = Clock(job)
+    choice = choose_photos(posed, region, uv_mesh, cfg, job, clock)
+    cells, texels, observed, gains = choice.cells, choice.texels, choice.observed, choice.gains
+    job.progress(0.5, 1, "blending")
+    surface = surface_of(cells, observed, choice.rejected, cfg)
+    stack = _align(texels, surface, choice.stack, cfg, job)
+    clock.lap("alignment")
+    radius_px = cfg.tone_share * _diagonal(uv_mesh) * _pixels_per_length(observed, choice.labels)
+    colour, seen = _compose(texels, surface, stack, cells, choice.labels, radius_px, cfg.noise, job)
+    clock.lap("blending")
+    asset = finish(uv_mesh, texels, cells, colour, seen)
+    clock.lap("filling")
+    asset.stats.update(
+        n_cells=len(cells.faces),
+        seen_share=round(float(seen.mean()), 4),
+        gain_min=round(float(gains.min()), 3),
+        gain_max=round(float(gains.max()), 3),
+        rejected_share=round(float(choice.rejected.sum() / max(observed.seen.sum(), 1)), 4),
+        tone_radius_px=round(radius_px, 2),
+        gloss=asdict(measure_gloss(observed, gains, cells.areas)),
+        **_patch_stats(cells, np.where(observed.seen.any(1), choice.labels, -1)),
+    )
+    if asset.stats["seen_share"] < 0.5:
+        job.warn(f"Only {asset.stats['seen_share']:.0%} of the surface is seen by a photo; the rest is filled in.")
+    return asset
+
+
+def choose_photos(
+    posed: PosedCapture, region: ObjectRegion, uv_mesh: UvMesh, cfg: TextureConfig, job: Job, clock: Clock
+) -> Choice:
+    """Steps 1 to 3 and 5: who sees what, how bright each photo is, what does not fit, and one photo for each cell."""
+    diagonal = _diagonal(uv_mesh)
+    cells = cut_into_cells(uv_mesh, edge_for_count(uv_mesh, cfg.n_cells))
+    texels = rasterize_atlas(cells, uv_mesh.texture_size_px)
+    clock.lap("atlas")
+    stack = load_photos(posed, region, cells, cfg.depth_tolerance_share * diagonal, job)
+    clock.lap("photos")
+    observed = observe(cells, posed.views, posed.sharpness, stack, cfg.min_cosine, cfg.edge_margin_px)
+    gains = estimate_gains([cell_samples(observed, cells.areas), point_samples(posed)])
+    clock.lap("levelling")
+    job.progress(0.35, 1, "choosing photos")
+    score, rejected = _outliers(observed, gains, cfg)
+    labels = select_views(cells, selection_cost(observed, score, rejected), cfg.seam_share * diagonal)
+    clock.lap("selection")
+    return Choice(cells, texels, with_gains(stack, gains), observed, gains, rejected, labels)
+
+
+def _diagonal(uv_mesh: UvMesh) -> float:
+    return float(np.linalg.norm(np.ptp(uv_mesh.vertices_world, axis=0)))
+
+
 def _outliers(observed: Observations, gains: np.ndarray, cfg: TextureConfig) -> tuple[np.ndarray, np.ndarray]:
     weight = (observed.share * observed.safety * observed.density).astype(np.float32)
     score = disagreement(level_observations(observed, gains), weight, cfg.noise)
     return score, reject(score, observed.seen, cfg.reject_deviations)
 
 
-def _surface(cells: Cells, observed: Observations, rejected: np.ndarray, cfg: TextureConfig) -> Surface:
-    """Photos are averaged by the square of their density: the number of pixels behind a piece of surface."""
+def surface_of(cells: Cells, observed: Observations, rejected: np.ndarray, cfg: TextureConfig) -> Surface:
+    """Who may paint what; photos are averaged by the square of their density: their pixels on a piece of surface."""
     allowed = observed.seen & ~rejected
     quality = np.where(allowed, observed.density, 0) ** 2
     quality /= np.maximum(quality.max(), 1e-300)
@@ -166,7 +195,8 @@ def _compose(
     return agreed + single[:, None] * (patches - agreed), seen
 
 
-def _finish(uv_mesh: UvMesh, texels: Texels, cells: Cells, colour: np.ndarray, seen: np.ndarray) -> Asset:
+def finish(uv_mesh: UvMesh, texels: Texels, cells: Cells, colour: np.ndarray, seen: np.ndarray) -> Asset:
+    """The asset of texel colours, with what was not seen and the gutters filled."""
     size = uv_mesh.texture_size_px
     colour = fill_unseen(np.clip(colour, 0, 1), seen, texels, cells)
     image, used = np.zeros((size, size, 3), np.float32), np.zeros((size, size), bool)

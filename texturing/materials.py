@@ -2,7 +2,7 @@
 
 1. The dense surface's normals in the light mesh's tangent space (normal_map).
 2. Ambient occlusion (occlusion).
-3. Roughness and metal: plain values, one for the whole object.
+3. Roughness and metal: one value each for the whole object, from how its colours differ between photos (gloss).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from recon.data import Asset, Mesh
 from recon.stage import Job, stage
 from texturing.cells import cut_into_cells, edge_for_count
 from texturing.fill import dilate_gutters
+from texturing.gloss import Gloss, roughness_and_metallic
 from texturing.normal_map import bake_normal_map
 from texturing.occlusion import bake_occlusion
 from texturing.rasterize import rasterize_atlas
@@ -34,13 +35,16 @@ class MaterialsConfig:
     all is open."""
     occlusion_cells: int = 40_000
     """Occlusion is known at the corners of about so many pieces of surface; raising it shows finer creases."""
+    estimate: bool = True
+    """Tell roughness and metal from how much the photos differ; without it, or where they do not tell, the next two
+    hold."""
     roughness: float = 0.6
-    """The material's roughness, 0 a mirror, 1 chalk; a choice."""
+    """0 a mirror, 1 chalk."""
     metallic: float = 0.0
-    """0 for paint, wood, plaster and plastic, 1 for bare metal; a choice."""
+    """0 for paint, wood, plaster and plastic, 1 for bare metal."""
 
 
-@stage(result=Asset, version=1)
+@stage(result=Asset, version=2)
 def bake_materials(mesh: Mesh, asset: Asset, cfg: MaterialsConfig, job: Job) -> Asset:
     """The asset with its normal map and its occlusion, roughness and metal; its base colour stays as it is."""
     uv_mesh = asset.uv_mesh
@@ -54,19 +58,28 @@ def bake_materials(mesh: Mesh, asset: Asset, cfg: MaterialsConfig, job: Job) -> 
         normal_map, found = bake_normal_map(uv_mesh, texels, mesh.dense_vertices_world, mesh.dense_faces, reach)
         job.notes["normal_map_found_share"] = round(found, 4)
     job.progress(0.5, 1, "ambient occlusion")
-    packed = _packed(asset, cfg)
+    roughness, metallic = _finish_of(asset, cfg, job)
+    packed = _packed(asset, cfg, roughness, metallic)
     job.notes["mean_occlusion"] = round(float(packed[:, :, 0][asset.seen > 0].mean()) / 255, 3)
-    job.notes["roughness"] = f"{cfg.roughness:g}, a plain value"
-    job.notes["metallic"] = f"{cfg.metallic:g}, a plain value"
     return replace(asset, normal_map=normal_map, occlusion_roughness_metallic=packed)
 
 
-def _packed(asset: Asset, cfg: MaterialsConfig) -> np.ndarray:
+def _finish_of(asset: Asset, cfg: MaterialsConfig, job: Job) -> tuple[float, float]:
+    """Roughness and metal of the whole object, and a note of where they come from."""
+    measured = asset.stats.get("gloss") if cfg.estimate else None
+    told = roughness_and_metallic(Gloss(**measured)) if measured else None
+    roughness, metallic = told or (cfg.roughness, cfg.metallic)
+    source = "from the photos, for the whole object" if told else "a plain default"
+    job.notes.update(roughness=roughness, metallic=metallic, roughness_and_metallic=source)
+    return roughness, metallic
+
+
+def _packed(asset: Asset, cfg: MaterialsConfig, roughness: float, metallic: float) -> np.ndarray:
     """glTF's packing of occlusion, roughness and metal."""
     uv_mesh = asset.uv_mesh
     size = uv_mesh.texture_size_px
     image = np.ones((size, size, 3), np.float32)
-    image[:, :, 1:] = cfg.roughness, cfg.metallic
+    image[:, :, 1:] = roughness, metallic
     if cfg.occlusion_rays > 0:
         cells = cut_into_cells(uv_mesh, edge_for_count(uv_mesh, cfg.occlusion_cells))
         texels = rasterize_atlas(cells, size)

@@ -26,6 +26,9 @@ from recon.report.cover import GRADES, Cover, surface_cover
 from recon.transforms import Similarity
 
 PAGE_NAME = "report.html"
+MODELS = ("asset.glb", "asset_lod1.glb", "asset_lod2.glb")
+MAX_MODEL_MB = 10.0
+"""The viewer shows the finest model below this, so that the page opens quickly; all have the same charts."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ def write_page(path: Path, made: Made, report: Mapping[str, Any]) -> None:
     stage = pictures.set_up(made.asset, made.posed, made.asset_from_world)
     cover = surface_cover(made.asset, made.posed.views)
     directions = coverage_report(made.posed)
+    model = shown_model(made.folder)
     data = {
-        **_words(made, report),
+        **_words(made, report, model),
         "advice": _advice(made, directions),
         "cover": _cover(stage, cover),
         "directions": _directions(made.posed, directions),
@@ -57,8 +61,15 @@ def write_page(path: Path, made: Made, report: Mapping[str, Any]) -> None:
         "cameras": _cameras(stage),
     }
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(_filled(data, (made.folder / "asset.glb").read_bytes()), encoding="utf-8")
+    fresh.write_text(_filled(data, model.read_bytes()), encoding="utf-8")
     fresh.replace(path)
+
+
+def shown_model(folder: Path) -> Path:
+    """The model for the viewer: the finest that is small enough, else the smallest there is."""
+    models = [folder / name for name in MODELS if (folder / name).is_file()]
+    small = (path for path in models if path.stat().st_size <= MAX_MODEL_MB * 1e6)
+    return next(small, models[-1])
 
 
 def _filled(data: Mapping[str, Any], glb: bytes) -> str:
@@ -81,13 +92,13 @@ def _filled(data: Mapping[str, Any], glb: bytes) -> str:
     )
 
 
-def _words(made: Made, report: Mapping[str, Any]) -> dict[str, Any]:
+def _words(made: Made, report: Mapping[str, Any], model: Path) -> dict[str, Any]:
     photos, asset, totals = report["photos"], report["asset"], report["totals"]
     return {
         "name": report["capture"],
         "summary": f"{asset['triangles']:,} triangles and a texture of {asset['texture_size_px']} px, from "
         f"{photos['used']} of {photos['given']} photos, preset {report['preset']}",
-        "facts": _facts(report),
+        "facts": _facts(report, model.name),
         "warnings": report["warnings"],
         "left_out": photos["left_out"],
         "files": [_file(made.folder / name) for name in report["files"]],
@@ -101,12 +112,12 @@ def _words(made: Made, report: Mapping[str, Any]) -> dict[str, Any]:
             for name, record in report["stages"].items()
         ],
         "totals": f"{totals['seconds'] / 60:.1f} minutes in all, {totals['peak_memory_mb'] / 1000:.1f} GB at most; "
-        f"{totals['seconds_this_time'] / 60:.1f} minutes of it in this run. Stages drawn hollow were reused.",
+        f"{totals['seconds_this_time'] / 60:.1f} minutes of it in this run; stages drawn hollow were reused.",
         "made": f"Made by recon {report['recon']}, engine {report['backend']}.",
     }
 
 
-def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(report: Mapping[str, Any], shown: str) -> list[tuple[str, str]]:
     """Rows (what, finding) about the asset."""
     asset, stats = report["asset"], report["stats"]
     metric = stats["exported"]["unit"] == "metre"
@@ -123,6 +134,14 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if "hull_iou_median" in stats["region"]:
         rows.append(("Masks agree to", f"{stats['region']['hull_iou_median']:.0%}"))
+    finish = report["stages"].get("bake_materials", {}).get("notes", {})
+    if "roughness" in finish:
+        values = f"roughness {finish['roughness']:.2f}, metal {finish['metallic']:.2f}"
+        rows.append(("Surface", f"{values}: {finish['roughness_and_metallic']}"))
+    if report["config"]["export"].get("licence"):
+        rows.append(("Licence", report["config"]["export"]["licence"]))
+    if shown != MODELS[0]:
+        rows.append(("Shown above", f"{shown}, as {MODELS[0]} is too large for a page that opens quickly"))
     return rows
 
 

@@ -99,7 +99,7 @@ def _meshes(tree: Mapping[str, Any]) -> list[tuple[int, Float64[np.ndarray, "4 4
     while waiting:
         index, scene_from_parent = waiting.pop()
         node = tree["nodes"][index]
-        scene_from_node = scene_from_parent @ _local(node)
+        scene_from_node = scene_from_parent @ parent_from_node(node)
         if "mesh" in node:
             found.append((node["mesh"], scene_from_node))
         waiting += [(child, scene_from_node) for child in node.get("children", [])]
@@ -108,8 +108,8 @@ def _meshes(tree: Mapping[str, Any]) -> list[tuple[int, Float64[np.ndarray, "4 4
     return found
 
 
-def _local(node: Mapping[str, Any]) -> Float64[np.ndarray, "4 4"]:
-    """parent_from_node; glTF writes matrices by columns and quaternions as x, y, z, w."""
+def parent_from_node(node: Mapping[str, Any]) -> Float64[np.ndarray, "4 4"]:
+    """The transform that a node states; glTF writes matrices by columns and quaternions as x, y, z, w."""
     if "matrix" in node:
         return np.array(node["matrix"], float).reshape(4, 4).T
     x, y, z, w = node.get("rotation", (0.0, 0.0, 0.0, 1.0))

@@ -56,7 +56,10 @@ function fillFacts() {
   };
   list("Warnings", data.warnings, "warnings");
   list("For the next capture", data.advice, "advice");
-  if (!holder.childElementCount) holder.append(make("p", {}, "Nothing to warn of, and nothing to do better next time."));
+  if (!data.advice.length) {
+    const all = data.warnings.length ? "For the next capture: nothing. " : "Nothing to warn of. ";
+    holder.append(make("p", { className: "quiet" }, `${all}Overlap, directions, sharpness and light are as they should be.`));
+  }
   find("#made").textContent = data.made;
 }
 
@@ -100,7 +103,7 @@ function dome({ views, gaps_deg }) {
     const angle = (azimuth * Math.PI) / 180;
     return [r * Math.sin(angle), r * Math.cos(angle)];
   };
-  const svg = draw("svg", { viewBox: "-118 -116 236 232", role: "img", "aria-label": "Directions of the photos" });
+  const svg = draw("svg", { viewBox: "-116 -112 232 228", role: "img", "aria-label": "Directions of the photos" });
   svg.append(draw("circle", { r: 100, class: "sky" }));
   for (const [from, to] of gaps_deg) {
     const [x0, y0] = at(from, lowest);

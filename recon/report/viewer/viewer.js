@@ -180,8 +180,7 @@ class Viewer {
 
   showCameras(shown) {
     this.frusta.visible = shown;
-    if (shown && this.through === null) this.#frame(this.#reach());
-    else if (this.through === null) this.#frame(this.radius);
+    if (this.through === null) this.#frame();
     this.#ask();
   }
 
@@ -210,7 +209,8 @@ class Viewer {
     const elevation = (START_ELEVATION_DEG * Math.PI) / 180;
     const away = new Vector3(Math.sin(azimuth), Math.tan(elevation), Math.cos(azimuth)).normalize();
     this.camera.position.copy(this.centre).add(away);
-    this.#frame(this.frusta.visible ? this.#reach() : this.radius);
+    this.controls.target.copy(this.centre);
+    this.#frame();
   }
 
   /** From the photo's own view to the free one, at the same place. */
@@ -223,18 +223,18 @@ class Viewer {
     this.holder.dispatchEvent(new CustomEvent("freed"));
   }
 
-  /** How far from the centre the farthest camera stands. */
-  #reach() {
-    return Math.max(this.radius, ...this.frusta.children.map((lines) => lines.position.distanceTo(this.centre)));
-  }
-
-  /** Step back along the present direction until a ball of this radius fills the picture. */
-  #frame(radius) {
+  /** Step back along the present direction until the asset, and its cameras where they are shown, fill the picture. */
+  #frame() {
+    const away = this.camera.position.clone().sub(this.controls.target).normalize();
+    const box = new Box3().setFromObject(this.model);
+    const shown = this.frusta.visible ? this.frusta.children.map((lines) => lines.position) : [];
+    shown.forEach((position) => box.expandByPoint(position));
+    const middle = box.getCenter(new Vector3());
+    const radius = Math.max(this.radius + this.centre.distanceTo(middle), ...shown.map((p) => p.distanceTo(middle)));
     const half = (FOV_DEG * Math.PI) / 360;
     const narrow = Math.min(half, Math.atan(Math.tan(half) * this.camera.aspect));
-    const away = this.camera.position.clone().sub(this.centre).normalize();
-    this.camera.position.copy(this.centre).addScaledVector(away, (radius * 1.02) / Math.sin(narrow));
-    this.controls.target.copy(this.centre);
+    this.camera.position.copy(middle).addScaledVector(away, (radius * 1.02) / Math.sin(narrow));
+    this.controls.target.copy(middle);
     this.controls.update();
     this.#ask();
   }
@@ -251,7 +251,7 @@ class Viewer {
       this.camera.fov = (2 * 180 * Math.atan(Math.tan((fov_deg * Math.PI) / 360) * narrower)) / Math.PI;
     }
     this.camera.updateProjectionMatrix();
-    first && this.#frame(this.radius);
+    first && this.#frame();
     this.#draw();
   }
 

@@ -1,0 +1,71 @@
+"""The same scene as USDZ, of the assets' own USDZ files; copies of an asset are instances of one prototype."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from recon.device import has_package
+
+USDZ_NAME = "asset.usdz"
+
+
+def why_no_usdz(glbs: Mapping[str, Path]) -> str:
+    """Why the scene cannot be written as USDZ too, or "" where it can. glbs: the assets' GLBs by their labels."""
+    if not has_package("pxr"):
+        return "for AR and USD too: pip install usd-core"
+    missing = next((label for label, glb in glbs.items() if not (glb.parent / USDZ_NAME).is_file()), None)
+    return f"{missing} has no {USDZ_NAME} beside its GLB" if missing else ""
+
+
+def write_usdz(path: Path, name: str, copies: Sequence[tuple[str, Path, Float64[np.ndarray, "4 4"]]]) -> None:
+    """Write a USDZ package by Apple's rules for ARKit.
+
+    name: of the scene's root; copies: each one's name, its asset's GLB (beside which lies the USDZ) and
+    scene_from_asset.
+    """
+    from pxr import Sdf, UsdUtils
+
+    with TemporaryDirectory() as folder:
+        layers = {glb: _unpacked(glb.parent / USDZ_NAME, Path(folder) / str(k)) for k, glb in _numbered(copies)}
+        root = Path(folder) / "scene.usdc"
+        _write_root(root, name, [(copy, layers[glb], matrix) for copy, glb, matrix in copies])
+        fresh = path.with_name(f".{path.stem}.new.usdz")
+        if not UsdUtils.CreateNewARKitUsdzPackage(Sdf.AssetPath(str(root)), str(fresh), f"{name}.usdc"):
+            raise OSError(f"OpenUSD could not write {path}")
+        fresh.replace(path)
+
+
+def _numbered(copies: Sequence[tuple[str, Path, Any]]) -> list[tuple[int, Path]]:
+    return list(enumerate(dict.fromkeys(glb for _, glb, _ in copies)))
+
+
+def _unpacked(package: Path, folder: Path) -> Path:
+    """The root layer of a package laid out as files: textures within a package in a package get lost in flattening."""
+    with zipfile.ZipFile(package) as files:
+        files.extractall(folder)
+        return folder / files.namelist()[0]  # by the USDZ specification the first file is the root
+
+
+def _write_root(path: Path, name: str, copies: Sequence[tuple[str, Path, Float64[np.ndarray, "4 4"]]]) -> None:
+    from pxr import Gf, Kind, Usd, UsdGeom
+
+    stage = Usd.Stage.CreateNew(str(path.with_suffix(".usda")))  # a file, as references are found from its folder
+    UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
+    UsdGeom.SetStageMetersPerUnit(stage, 1.0)
+    root = UsdGeom.Xform.Define(stage, f"/{name}")
+    Usd.ModelAPI(root.GetPrim()).SetKind(Kind.Tokens.assembly)
+    stage.SetDefaultPrim(root.GetPrim())
+    for copy, layer, scene_from_asset in copies:
+        placed = UsdGeom.Xform.Define(stage, f"/{name}/{copy}")
+        placed.GetPrim().GetReferences().AddReference(f"./{layer.relative_to(path.parent).as_posix()}")
+        placed.GetPrim().SetInstanceable(True)
+        placed.AddTransformOp().Set(Gf.Matrix4d(scene_from_asset.T.tolist()))  # USD multiplies rows from the left
+    # Flattened by hand, as packaging would complain of the references; instances stay instances.
+    stage.Flatten().Export(str(path))
