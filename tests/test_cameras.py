@@ -29,8 +29,8 @@ from recon.surface.sampling import sample_rays
 from recon.surface.trainer import Trainer
 from recon.transforms import Rigid, umeyama
 
-PATCHES = PatchConfig(radius_px=4, stride_px=1)
-CAMERAS = CameraConfig(first_level=0, n_patches=600, n_times=3)
+PATCHES = PatchConfig(radius_px=4, n_sources=4)
+CAMERAS = CameraConfig(first_level=0, n_patches=400, n_times=2)
 """The sphere's photos are small."""
 CPU = torch.device("cpu")
 Scene = tuple[PosedCapture, ObjectRegion]
@@ -38,7 +38,28 @@ Scene = tuple[PosedCapture, ObjectRegion]
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return sphere_scene(tmp_path_factory.mktemp("cameras") / "scene", n_views=12, size=160)
+    posed, region = sphere_scene(tmp_path_factory.mktemp("cameras") / "scene", n_views=12, size=160)
+    paint(posed)
+    return posed, region
+
+
+def paint(posed: PosedCapture) -> None:
+    """Give the sphere finer stripes: a few pixels wide in its photos."""
+    for v in posed.views:
+        rows, columns = np.mgrid[: v.camera.height_px, : v.camera.width_px]
+        ray, eye = v.rays(np.stack([columns, rows], -1).reshape(-1, 2) + 0.5), v.centre_world()
+        b = ray @ eye
+        root = b**2 - eye @ eye + RADIUS**2
+        x = eye + (-b - np.sqrt(np.maximum(root, 0)))[:, None] * ray
+        colour = np.where(root[:, None] > 0, 0.5 + 0.2 * np.sin(x * 170) + 0.2 * np.sin(x[:, [1, 2, 0]] * 230), 0.2)
+        photo = (255 * colour).astype(np.uint8).reshape(*rows.shape, 3)
+        cv2.imwrite(str(posed.folder / "images" / f"{v.name}.jpg"), photo, [cv2.IMWRITE_JPEG_QUALITY, 97])
+
+
+@pytest.fixture(autouse=True)
+def short_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested here comes after the warm start."""
+    monkeypatch.setattr(Trainer.warm_start, "__defaults__", (50, 1024))
 
 
 def off_by(posed: PosedCapture, turned_deg: float, focal: float = 0.0, only: tuple[int, ...] = ()) -> PosedCapture:
@@ -132,14 +153,14 @@ def test_pixels_move_as_the_equations_say(scene):
 def test_turned_cameras_and_a_wrong_focal_length_are_won_back(scene):
     truth, region = scene
     posed = off_by(truth, 0.2, focal=0.003)
-    views = corrected(posed, region).views()
+    views = corrected(posed, region, replace(CAMERAS, likely_focal=0.005)).views()
     before, after = object_px(posed.views, truth.views), object_px(views, truth.views)
     assert np.median(before) > 0.4
-    assert np.median(after) < 0.5 * np.median(before)
-    assert after.max() < 0.5 * before.max()
+    assert np.median(after) < 0.25 * np.median(before)
+    assert after.max() < 0.25 * before.max()
     assert abs(views[0].camera.fx_px / truth.views[0].camera.fx_px - 1) < 0.0015
     # the world is where it was
-    assert np.abs(umeyama(centres(posed.views), centres(views)).translation).max() < 1e-3 * RADIUS
+    assert np.abs(umeyama(centres(posed.views), centres(views)).translation).max() < 3e-3 * RADIUS
 
 
 def test_exact_cameras_are_left_alone(scene):
@@ -185,7 +206,7 @@ def fit(posed: PosedCapture, region: ObjectRegion, cfg: SurfaceConfig, folder: P
 def test_a_fit_mends_its_cameras(scene, tmp_path):
     truth, region = scene
     posed = off_by(truth, 0.2)
-    cfg = SurfaceConfig(n_steps=120, bake_every=20, patches=PATCHES, cameras=CAMERAS, **SMALL)
+    cfg = SurfaceConfig(n_steps=100, bake_every=20, patches=PATCHES, cameras=replace(CAMERAS, first_share=0.6), **SMALL)
     field = fit(posed, region, cfg, tmp_path / "fit")
     before, after = object_px(posed.views, truth.views), object_px(field.views, truth.views)
     assert np.median(after) < 0.5 * np.median(before)
@@ -193,13 +214,13 @@ def test_a_fit_mends_its_cameras(scene, tmp_path):
 
 def test_an_interrupted_fit_keeps_its_corrections(scene, tmp_path, monkeypatch):
     posed, region = off_by(scene[0], 0.2), scene[1]
-    cameras = replace(CAMERAS, n_patches=500, least_gain=-1.0, most_cost=3.0)
-    cfg = SurfaceConfig(n_steps=30, bake_every=5, checkpoint_s=0.0, patches=PATCHES, cameras=cameras, **SMALL)
+    cameras = replace(CAMERAS, n_patches=100, least_gain=-1.0, most_cost=3.0)
+    cfg = SurfaceConfig(n_steps=20, bake_every=5, checkpoint_s=0.0, patches=PATCHES, cameras=cameras, **SMALL)
     whole = fit(posed, region, cfg, tmp_path / "whole")
     step = Trainer.train_step
 
     def interrupted(self, baker):
-        if self.step == 17:
+        if self.step == 12:
             raise KeyboardInterrupt
         step(self, baker)
 
@@ -219,7 +240,7 @@ def test_corrected_cameras_travel_with_the_surface(scene, tmp_path):
     off = SurfaceConfig(n_steps=1, cameras=CameraConfig(likely_px=0.0), **SMALL)
     field = fit(posed, region, off, tmp_path / "fit")
     assert [v.camera for v in field.views] == [v.camera for v in posed.views]
-    np.testing.assert_allclose(centres(field.views), centres(posed.views), atol=1e-12)
+    np.testing.assert_array_equal(centres(field.views), centres(posed.views))
     replace(field, views=moved.views).save(tmp_path)
     refined = SurfaceField.load(tmp_path).refined(posed)
     refined.check()

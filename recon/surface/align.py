@@ -128,7 +128,7 @@ def own_move(point: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 7"]:
 
 
 def gather_equations(patches: SurfacePatches, photos: PatchPhotos, patch: Patch, level: int) -> Equations:
-    """Compare patches on a level of the photos' pyramid with all their sources, and gather what that says of cameras."""
+    """Compare patches with all their sources on a level of the photos' pyramid; gather what that says of cameras."""
     device, n_views = photos.cameras.centre.device, len(photos.cameras.centre)
     normal = torch.zeros(n_views * n_views, N_CAMERA, N_CAMERA, dtype=torch.float64, device=device)
     right = torch.zeros(n_views, N_CAMERA, dtype=torch.float64, device=device)

@@ -1,8 +1,8 @@
 """Small corrections of the cameras, found while the surface is fitted.
 
 `align.py` says what patches of the photos tell about them. The equations are solved together with a prior that holds
-cameras where they were: of all corrections that photos cannot tell apart (moving, turning and scaling the world with its
-cameras) the one nearest to none is taken.
+cameras where they were: of all corrections that photos cannot tell apart (moving, turning and scaling the world with
+its cameras) the one nearest to none is taken.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from recon.surface.pixels import UnitCameras, unit_cameras
 from recon.transforms import Rigid, Similarity
 
 N_POSE = 6
-COST_FLOOR = 0.1
-"""1 - NCC that is left where cameras are exact: noise, bends of the surface."""
 CENTRE = 0.5
 """Of the unit cube, where the object is, along each axis."""
 
@@ -49,10 +47,10 @@ class CameraConfig:
     """Patches that are compared each time."""
     n_rounds: int = 3
     """Rounds on each level of the photos' pyramid, from coarse to fine."""
-    least_gain: float = 0.01
-    """By which share of 1 - NCC the median photo's patches must agree better with corrected cameras, or they are left
-    alone: structure from motion is right to a tenth of a pixel where it succeeds, and patches are not."""
-    least_gain_alone: float = 0.04
+    least_gain: float = 0.006
+    """By how much the NCC of the median photo's patches must rise with corrected cameras, or they are left alone:
+    structure from motion is right to a tenth of a pixel where it succeeds, and patches are not."""
+    least_gain_alone: float = 0.02
     """The same of a single photo, where most are left alone."""
     most_cost: float = 0.5
     """The median photo's 1 - NCC above which photos do not agree for other reasons: metal, gloss."""
@@ -76,7 +74,9 @@ class Corrections:
     def due(self, done: float) -> bool:
         """Whether cameras are to be corrected when a share `done` of the steps is done."""
         cfg = self.cfg
-        return cfg.likely_px > 0 and self.n_done < cfg.n_times and done >= cfg.first_share + self.n_done * cfg.every_share
+        return (
+            cfg.likely_px > 0 and self.n_done < cfg.n_times and done >= cfg.first_share + self.n_done * cfg.every_share
+        )
 
     def improve(self, patches: SurfacePatches, photos: PatchPhotos, patch: Patch) -> PatchPhotos:
         """Correct the cameras until the patches agree best, from coarse to fine; returns the photos seen by them.
@@ -106,7 +106,7 @@ class Corrections:
         self, before: Float64[np.ndarray, " n_views"], after: Float64[np.ndarray, " n_views"]
     ) -> Bool[np.ndarray, " n_views"]:
         """Which views to correct, by the cost of their patches: all, those that stand out, or none."""
-        cfg, gain = self.cfg, (before - after) / (before + COST_FLOOR)
+        cfg, gain = self.cfg, before - after
         if np.isnan(gain).all() or np.nanmedian(after) > cfg.most_cost:
             return np.zeros(len(gain), bool)
         result: np.ndarray = (gain > cfg.least_gain_alone) | (np.nanmedian(gain) > cfg.least_gain)
@@ -151,6 +151,9 @@ class Corrections:
         """The views with corrected cameras, in world."""
         out = []
         for view, pose, log_focal in zip(self.posed.views, self.pose, self.log_focal[self.lens_idx], strict=True):
+            if not pose.any() and log_focal == 0:
+                out.append(view)  # itself, not a rounding error away
+                continue
             rotation = cv2.Rodrigues(pose[:3])[0] @ view.cam_from_world.rotation
             moved = view.cam_from_world.rotation.T @ pose[3:] / self.unit_from_world.scale
             c, grown = view.camera, float(np.exp(log_focal))

@@ -9,7 +9,15 @@ from recon.surface.align import SurfacePatches
 from recon.surface.baked import BakedSdf
 from recon.surface.batch import Data
 from recon.surface.engine import SampleRays
-from recon.surface.patches import Geometry, PatchConfig, PatchRays, first_crossing, middle_px, seen_sources, tangent_plane
+from recon.surface.patches import (
+    Geometry,
+    PatchConfig,
+    PatchRays,
+    first_crossing,
+    middle_px,
+    seen_sources,
+    tangent_plane,
+)
 from recon.surface.random_numbers import RandomNumbers
 
 N_SECTIONS = 16
@@ -19,7 +27,13 @@ SHARPNESS = 5.0
 
 @torch.no_grad()
 def find_patches(
-    data: Data, geometry: Geometry, baked: BakedSdf, sample_rays: SampleRays, cfg: PatchConfig, rng: RandomNumbers, n: int
+    data: Data,
+    geometry: Geometry,
+    baked: BakedSdf,
+    sample_rays: SampleRays,
+    cfg: PatchConfig,
+    rng: RandomNumbers,
+    n: int,
 ) -> SurfacePatches:
     """Where n random rays through the object meet the surface, with the photos that see it; some meet nothing."""
     pool, photos = data.pool, data.photos

@@ -167,6 +167,4 @@ def gather_photos(
     pyramid, factor = build_pyramid(posed, region, max_side_px)
     of_intrinsics = torch.from_numpy(np.tile(factor, (1, 2))).float()
     neighbours = choose_neighbours(cameras.centre.numpy(), *surface, n_sources)
-    return PatchPhotos(
-        pyramid, patch_cameras(cameras, of_intrinsics), torch.from_numpy(neighbours), of_intrinsics
-    )
+    return PatchPhotos(pyramid, patch_cameras(cameras, of_intrinsics), torch.from_numpy(neighbours), of_intrinsics)
