@@ -68,13 +68,21 @@ def point_in_cam(patches: SurfacePatches, photos: PatchPhotos) -> Float[Tensor, 
     return patches.depth_z[:, None] * ray
 
 
-def shifts(
-    plane: Float[Tensor, "n 3"], photos: PatchPhotos, patch: Patch, at: PatchPlaces
-) -> tuple[Float[Tensor, "n n_sources 2"], Float[Tensor, "n n_sources 2 2"], Float[Tensor, "n n_sources"]]:
-    """Where patches show in their sources against where they should, the inverse of its covariance, and 1 - NCC.
+class Warped(NamedTuple):
+    """Patches' pixels beside what their sources show there."""
 
-    In pixels of level 0; where a patch is not compared, the information is 0.
-    """
+    mine: Float[Tensor, "n n_pixels"]
+    theirs: Float[Tensor, "n n_sources n_pixels"]
+    slope: Float[Tensor, "n n_sources n_pixels 2"]
+    """Of theirs, per pixel of their level."""
+    weight: Float[Tensor, "n n_sources n_pixels"]
+    """0 where either is not on the object."""
+    scale: Float[Tensor, "n n_sources"]
+    """Pixels of level 0 to one of the sources' level."""
+
+
+def warp(plane: Float[Tensor, "n 3"], photos: PatchPhotos, patch: Patch, at: PatchPlaces) -> Warped:
+    """Look patches up in their sources through the tangent plane (see `patches.py`)."""
     cameras, pyramid = photos.cameras, photos.pyramid
     look, k, scale = cameras.rotation[at.view_idx], cameras.intrinsics[at.view_idx], torch.exp2(at.level.float())
     position = at.at_px[:, None] / scale[:, None, None] + patch.pattern_px
@@ -86,13 +94,23 @@ def shifts(
     h = homographies(plane, photos, at.view_idx, source)
     its_level = source_level(h, photos, at)
     its_scale = torch.exp2(its_level.float())
-    warped = torch.einsum("nsij,npj->nspi", h, ray)
-    before = (warped[..., 2] > 1e-9).all(-1) & (at.sources >= 0)
-    middle = warped[..., :2] / warped[..., 2:].clamp(min=1e-9) / its_scale[..., None, None]
-    shape = middle.shape[:3]
+    there = torch.einsum("nsij,npj->nspi", h, ray)
+    before = (there[..., 2] > 1e-9).all(-1) & (at.sources >= 0)
+    there_px = there[..., :2] / there[..., 2:].clamp(min=1e-9) / its_scale[..., None, None]
+    shape = there_px.shape[:3]
     view, level = source[..., None].expand(shape), its_level[..., None].expand(shape)
-    theirs, slope, seen = sample_slopes(pyramid, view, level, middle)
-    weight = (on * patch.nearness)[:, None] * seen * before[..., None]
+    theirs, slope, seen = sample_slopes(pyramid, view, level, there_px)
+    return Warped(mine, theirs, slope, (on * patch.nearness)[:, None] * seen * before[..., None], its_scale)
+
+
+def shifts(
+    plane: Float[Tensor, "n 3"], photos: PatchPhotos, patch: Patch, at: PatchPlaces
+) -> tuple[Float[Tensor, "n n_sources 2"], Float[Tensor, "n n_sources 2 2"], Float[Tensor, "n n_sources"]]:
+    """Where patches show in their sources against where they should, the inverse of its covariance, and 1 - NCC.
+
+    In pixels of level 0; where a patch is not compared, the information is 0 and the cost NaN.
+    """
+    mine, theirs, slope, weight, scale = warp(plane, photos, patch, at)
     total = weight.sum(-1)
     usable = total >= patch.least_common
     weight = weight / total.clamp(min=1e-6)[..., None]
@@ -112,7 +130,7 @@ def shifts(
     known = known * (N_INDEPENDENT / (2 * cost.clamp(min=0) + LEAST_ERROR))[..., None, None]
     known = torch.linalg.solve(identity + LEAST_SHIFT_PX**2 * known, known)
     known = known * (usable / (1 + (cost / USUAL_COST) ** 2))[..., None, None]
-    return shift * its_scale[..., None], known / its_scale[..., None, None] ** 2, torch.where(usable, cost, torch.nan)
+    return shift * scale[..., None], known / scale[..., None, None] ** 2, torch.where(usable, cost, torch.nan)
 
 
 def own_move(point: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 7"]:
