@@ -49,5 +49,5 @@ def reconstruct(source: Path, cfg: Config, workspace: Workspace) -> Results:
     uv_mesh = run(unwrap, mesh, cfg=cfg.unwrap)
     painted = run(bake_texture, refined, region, uv_mesh, cfg=cfg.texture)
     asset = run(bake_materials, mesh, painted, cfg=cfg.materials)
-    exported = run(export, asset, refined, region, cfg=cfg.export)
+    exported = run(export, asset, mesh, refined, region, source, cfg=cfg.export)
     return Results(capture, refined, region, prior, field, mesh, uv_mesh, asset, exported)

@@ -19,8 +19,8 @@ from recon.errors import UserError
 from recon.failures import LOG_NAME, explain
 from recon.options import capture_name
 from recon.report.page import PAGE_NAME, Made, write_page
-from recon.report.write import build_report
-from recon.stage import Reporter, Workspace
+from recon.report.write import build_report, place_key
+from recon.stage import Reporter, Workspace, content_key
 
 REPORT_NAME = "report.json"
 OWN_FILES = {"stage.json", "exported.json"}
@@ -65,11 +65,15 @@ def check_places(places: Places) -> None:
         blocking = next((p for p in (folder, *folder.parents) if p.exists()), folder)
         if not blocking.is_dir():
             raise UserError(f"{blocking} is a file, so nothing can be written below it: set another {key}=FOLDER.")
-    report = out / REPORT_NAME
-    if report.exists():
-        earlier = Path(read_json(report)["source"])
-        if earlier.resolve() != source.resolve() and earlier.exists():
-            raise UserError(f"{out} already holds the asset of {earlier}: set another out=FOLDER for {source}.")
+    if (out / REPORT_NAME).exists():
+        earlier = read_json(out / REPORT_NAME)
+        elsewhere = earlier.get("source_place_sha256", place_key(source)) != place_key(source)
+        # The same photos at another place are a capture that was moved.
+        if elsewhere and earlier["source_sha256"] != content_key(source):
+            raise UserError(
+                f"{out} already holds the asset of another capture called {earlier['source']}: "
+                f"set another out=FOLDER for {source}."
+            )
 
 
 @contextmanager

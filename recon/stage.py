@@ -128,8 +128,7 @@ def file_keys(cfg: Any) -> list[str]:
 def content_key(path: Path) -> str:
     """SHA-256 over the names and contents of a file, or of all files below a folder (hidden ones left out)."""
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    for file in files:
+    for file in [path] if path.is_file() else sorted(_files_below(path)):
         relative = file.relative_to(path if path.is_dir() else path.parent)
         if any(part.startswith(".") for part in relative.parts):
             continue
@@ -137,6 +136,19 @@ def content_key(path: Path) -> str:
         with file.open("rb") as handle:
             digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, linked folders included, each folder once."""
+    visited = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        real = Path(root).resolve()
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        yield from (path for name in names if (path := Path(root, name)).is_file())
 
 
 class PeakMemory(threading.Thread):

@@ -191,10 +191,12 @@ def test_one_out_folder_has_one_writer(folder: Path, capsys: pytest.CaptureFixtu
 
 def test_an_asset_of_another_capture_is_not_overwritten(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_capture(folder / "a" / "cup")
-    make_capture(folder / "b" / "cup")
+    make_capture(folder / "b" / "cup", "four", "five", "six")
     assert main(["capture=a/cup"]) == 0 and main(["capture=b/cup"]) == 1
     assert "already holds the asset of" in capsys.readouterr().err
     assert main(["capture=b/cup", "out=second"]) == 0
+    (folder / "a").rename(folder / "c")
+    assert main(["capture=c/cup"]) == 0, "a capture that was only moved"
 
 
 def test_a_sweep_gives_each_job_its_own_folder(folder: Path) -> None:

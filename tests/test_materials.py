@@ -15,9 +15,9 @@ from recon.stage import Job
 from texturing.cells import cut_into_cells
 from texturing.gains import linear_to_srgb
 from texturing.gloss import measure_gloss, roughness_and_metallic
-from texturing.gltf import vertex_normals
 from texturing.materials import MaterialsConfig, bake_materials
 from texturing.normal_map import mikk_tangents, tangent_frames
+from texturing.normals import vertex_normals
 from texturing.occlusion import vertex_occlusion
 from texturing.unwrap import UnwrapConfig, unwrap
 from texturing.visibility import Observations

@@ -15,6 +15,7 @@ from recon.camera import Pinhole, View
 from recon.data import Mesh, ObjectRegion, PosedCapture, SupportPlane
 from recon.errors import UserError
 from recon.mesh.extract import MeshConfig, mesh_from_sdf
+from recon.mesh.faults import SLIVER_DEG, Faults, find_faults, smallest_angles_deg
 from recon.mesh.grid import Sdf, distance_to_planes, make_grid, sample
 from recon.mesh.simplify import is_closed, signed_volume, simplify, smooth
 from recon.stage import Job
@@ -116,7 +117,8 @@ def extract(
     mesh.check()
     solid = trimesh.Trimesh(mesh.vertices_world, mesh.faces, process=False)
     assert solid.is_watertight and solid.is_winding_consistent and solid.volume > 0
-    assert mesh.stats["watertight"] and not job.warnings
+    assert mesh.stats["watertight"] and not any(mesh.stats["faults"].values()) and not job.warnings
+    assert mesh.stats["smallest_angle_deg"] > SLIVER_DEG
     assert len(np.unique(mesh.faces)) == len(mesh.vertices_world), "a vertex is not referenced"
     assert len(mesh.dense_faces) > len(mesh.faces) and is_closed(mesh.dense_faces)
     assert signed_volume(mesh.dense_vertices_world, mesh.dense_faces) == pytest.approx(solid.volume, rel=0.02)
@@ -229,6 +231,38 @@ def test_a_grid_is_no_finer_than_the_photos() -> None:
     corners = np.array([[0.0, 0, 0], [1, 2, 3]])
     assert make_grid(Rigid.identity(), corners, 0.1, 400).cell == 0.1
     assert make_grid(Rigid.identity(), corners, 0.001, 300).cell == pytest.approx(0.01)
+
+
+def test_every_kind_of_fault_is_counted() -> None:
+    solid = trimesh.creation.icosphere(2)
+    v, f = np.asarray(solid.vertices), np.asarray(solid.faces)
+    none = Faults(0, 0, 0, 0, 0, 0, 0)
+    assert find_faults(v, f) == none and not none and none.words() == ""
+    assert find_faults(v, f[1:]) == replace(none, open_edges=3)
+    turned = np.concatenate([f[:1, ::-1], f[1:]])
+    assert find_faults(v, turned) == replace(none, turned_edges=3, non_manifold_vertices=3, folds=0)
+    assert find_faults(v, f[:, ::-1]) == replace(none, inner_faces=len(f))
+    inner = find_faults(np.concatenate([v, 0.5 * v]), np.concatenate([f, f[:, ::-1] + len(v)]))
+    assert inner == replace(none, inner_faces=len(f)), "the wall of a cavity"
+
+    # Two tetrahedra that share a vertex, then an edge.
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, 0], [0, -1, 0], [0, 0, -1]], float)
+    one = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    other = np.array([[0, 5, 4], [0, 4, 6], [0, 6, 5], [4, 5, 6]])[:, ::-1]
+    assert find_faults(corners, np.concatenate([one, other])) == replace(none, non_manifold_vertices=1)
+    hinged = np.array([0, 1, 5, 6])[one][:, ::-1]
+    found = find_faults(corners * [1, 1, 1], np.concatenate([one, hinged[:, ::-1]]))
+    assert found.non_manifold_edges == 1 and found.open_edges == 0
+    assert "1 non manifold edges" in found.words()
+
+
+def test_slivers_and_folds_are_counted() -> None:
+    v = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0.5, 0.02, 0], [0.5, 1, 0.02]], float)
+    assert smallest_angles_deg(v, np.array([[0, 1, 2]])) == pytest.approx([45])
+    assert smallest_angles_deg(v, np.array([[0, 1, 3], [0, 0, 1]])) == pytest.approx([2.2906, 0], abs=1e-3)
+    folded = find_faults(v, np.array([[0, 1, 2], [1, 0, 4]]))
+    assert folded.folds == 1 and folded.turned_edges == 0 and folded.slivers == 0
+    assert find_faults(v, np.array([[0, 1, 2], [0, 1, 3]])).slivers == 1
 
 
 def test_closedness_is_told_apart() -> None:

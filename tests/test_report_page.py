@@ -16,7 +16,7 @@ import pytest
 from ball_scene import CENTRE, RADIUS, ball_capture
 from PIL import Image
 
-from recon.data import Asset, Capture, LeftOut, ObjectRegion, Photo, UvMesh
+from recon.data import Asset, Capture, LeftOut, Mesh, ObjectRegion, Photo, UvMesh
 from recon.report import pictures
 from recon.report.cover import GRADES, surface_cover
 from recon.report.page import Made, shown_model, write_page
@@ -60,9 +60,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     photos = tuple(Photo(v.name, f"{v.name}.jpg", 200, 150, None, "lens", 1.0, 0.0) for v in posed.views)
     capture = Capture(folder, "ball", photos)
     asset = ball_asset()
+    mesh = Mesh(asset.uv_mesh.vertices_world, asset.uv_mesh.faces)
     out = folder / "out"
     out.mkdir()
-    exported = export(asset, posed, region, ExportConfig(preview_width_px=300), Job("export", out))
+    exported = export(
+        asset, mesh, posed, region, folder / "images", ExportConfig(preview_width_px=300), Job("export", out)
+    )
     return Made(capture, posed, region, asset, exported.asset_from_world, out)
 
 

@@ -14,6 +14,7 @@ import pytest
 import trimesh
 from PIL import Image
 from scipy.spatial.transform import Rotation
+from test_files import usd_faults
 
 from recon.cli import main
 from recon.errors import UserError
@@ -29,7 +30,10 @@ def write_box(folder: Path, size: tuple[float, float, float], colour: tuple[int,
     box = trimesh.creation.box(extents=size)
     box.apply_translation([0, size[1] / 2, 0])
     picture = Image.new("RGB", (16, 16), colour)
-    material = trimesh.visual.material.PBRMaterial(name=folder.name, baseColorTexture=picture, metallicFactor=0.0)
+    rough = Image.new("RGB", (8, 8), (0, colour[0], 0))  # every asset's own, to be told apart in a scene
+    material = trimesh.visual.material.PBRMaterial(
+        name=folder.name, baseColorTexture=picture, metallicRoughnessTexture=rough, metallicFactor=1.0
+    )
     uv = np.zeros((len(box.vertices), 2)) + 0.5
     mesh = trimesh.Trimesh(
         box.vertices, box.faces, visual=trimesh.visual.TextureVisuals(uv=uv, material=material), process=False
@@ -124,6 +128,8 @@ def test_copies_share_what_they_are_made_of(tmp_path: Path, assets: Path) -> Non
     for name, rgb in (("cup", (200, 200, 210)), ("Oak table", (120, 80, 40))):
         geometry = next(g for g in loaded.geometry.values() if g.visual.material.name == name)
         assert np.asarray(geometry.visual.material.baseColorTexture)[0, 0, :3] == pytest.approx(rgb, abs=2)
+        rough = np.asarray(geometry.visual.material.metallicRoughnessTexture)
+        assert rough.shape[0] == 8 and rough[0, 0, 1] == pytest.approx(rgb[0], abs=2)
     assert many["asset"]["extras"]["assets"]["oak_table"] == {"unit": "metre", "licence": "CC0"}
 
 
@@ -204,10 +210,8 @@ def test_the_command(tmp_path: Path, assets: Path, monkeypatch: pytest.MonkeyPat
 
 def write_usd_box(path: Path, size: float) -> None:
     """A USDZ with a box that stands on its base's centre, as the exporter's files are made."""
-    pxr = pytest.importorskip("pxr", reason="usd-core is not installed: pip install usd-core")
     from pxr import Sdf, Usd, UsdGeom, UsdUtils
 
-    assert pxr
     layer = path.with_suffix(".usdc")
     stage = Usd.Stage.CreateNew(str(layer))
     UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
@@ -235,6 +239,7 @@ def test_the_same_scene_as_usdz(tmp_path: Path, assets: Path) -> None:
     assert all(p.IsInstance() for p in root.GetChildren()) and len(stage.GetPrototypes()) == 1
     box = UsdGeom.BBoxCache(0, ["default"]).ComputeWorldBound(root.GetChildren()[0]).ComputeAlignedRange()
     assert [*box.GetMin(), *box.GetMax()] == pytest.approx([0.75, 2, 2.75, 1.25, 2.5, 3.25])
+    assert usd_faults(report.usdz, stage) == []
     assert UsdGeom.GetStageUpAxis(stage) == "Y" and UsdGeom.GetStageMetersPerUnit(stage) == 1
 
     report, *_ = make(tmp_path, assets, "[{asset: cup}, {asset: Oak table}]")

@@ -189,6 +189,12 @@ def test_contents_count_and_names_of_folders_do_not(tmp_path: Path, source: Path
     assert content_key(moved) == key
     (moved / "hello.txt").write_text("hellO")
     assert content_key(moved) != key
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "photos").symlink_to(moved)
+    (tmp_path / "linked" / "photos" / "circle").symlink_to(tmp_path / "linked")
+    through_link = content_key(tmp_path / "linked")
+    (moved / "hello.txt").write_text("hello again")
+    assert content_key(tmp_path / "linked") != through_link, "what a linked folder holds counts"
 
 
 def test_an_interrupted_run_resumes_after_its_last_whole_stage(tmp_path: Path, source: Path) -> None:

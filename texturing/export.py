@@ -1,4 +1,4 @@
-"""Placing the finished asset in its own frame and writing it: glTF, cameras, photos and a preview.
+"""Placing the finished asset in its own frame and writing it: every file of the out folder but the report.
 
 This is the glTF border. The asset's frame is glTF's: right-handed, +Y up, the front towards +Z, the origin at the
 centre of the base. Lengths are metres where the scale is known; else the longest side is 1.
@@ -7,19 +7,29 @@ centre of the base. Lengths are metres where the scale is known; else the longes
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from recon.data import Asset, ObjectRegion, PosedCapture, read_json, require, write_json
-from recon.stage import Job, stage
+from recon import __version__
+from recon.data import Asset, Mesh, ObjectRegion, PosedCapture, read_json, require, write_json
+from recon.stage import Job, content_key, stage
 from recon.transforms import Similarity
 from texturing.cameras import write_cameras
-from texturing.gltf import ImageFormat, write_glb
+from texturing.collision import collision_hull
+from texturing.dense import write_dense_ply
+from texturing.gltf import write_bare_glb, write_glb
+from texturing.images import ImageFormat
+from texturing.lods import lighter
+from texturing.obj import write_obj
+from texturing.placed import Placed, placed_asset
 from texturing.preview import write_preview
+from texturing.usdz import MAX_TEXTURE_PX, MAX_TRIANGLES, write_usdz
 
 
 @dataclass(frozen=True)
@@ -31,11 +41,29 @@ class ExportConfig:
     jpeg_quality: int = 92
     """1..95; raising it keeps finer texture and makes the asset larger."""
     roughness: float = 0.6
-    """The material's roughness, 0 a mirror, 1 chalk; photos do not tell it, so it is a choice."""
+    """The material's roughness, 0 a mirror, 1 chalk, where no map tells it; photos do not, so it is a choice."""
+    lod1_triangles: int = 15_000
+    """Triangles of asset_lod1.glb at most, for objects seen from some way off; 0: no such file."""
+    lod1_texture_px: int = 1024
+    """Width of asset_lod1.glb's maps at most; raising it keeps finer texture and makes the file larger."""
+    lod2_triangles: int = 5_000
+    """Triangles of asset_lod2.glb at most, for objects far away; 0: no such file."""
+    lod2_texture_px: int = 512
+    """Width of asset_lod2.glb's maps at most; raising it keeps finer texture and makes the file larger."""
+    with_collision: bool = True
+    """Write asset_collision.glb, a convex hull for physics engines."""
+    with_usdz: bool = True
+    """Write asset.usdz, for AR on iPhones and for tools that read USD."""
+    with_obj: bool = True
+    """Write asset.obj with its .mtl and its image, for older tools."""
+    with_dense_ply: bool = True
+    """Write asset_dense.ply, the surface before it was simplified, with vertex colours."""
     with_photos: bool = True
     """Copy the undistorted photos beside cameras.json, so that the folder can be trained on or viewed elsewhere."""
     longest_side_m: float = 0.0
     """The object's longest side as you measured it, in metres; 0 where you did not. It sets the asset's scale."""
+    licence: str = ""
+    """What others may do with the asset, as its files shall say (`CC-BY-4.0`); nothing is assumed where it is empty."""
     preview_width_px: int = 1600
     """Width of preview.png; its height is 9/16 of it."""
 
@@ -45,11 +73,12 @@ class Exported:
     """The files of a finished asset, and how they lie to the world of the reconstruction."""
 
     folder: Path
-    """Holds asset.glb, cameras.json, preview.png and, where asked for, photos/."""
+    """Holds asset.glb, cameras.json, preview.png and, where asked for, the other formats and photos/."""
     asset_from_world: Similarity
     unit: str
     """`metre`, or `longest side` where the capture did not tell its scale."""
     stats: dict[str, Any] = field(default_factory=dict)
+    """`files` holds the models that were written by name, with their size in MB."""
 
     @property
     def glb_path(self) -> Path:
@@ -76,17 +105,96 @@ class Exported:
         return Exported(folder, placed, j["unit"], j["stats"])
 
     def check(self) -> None:
-        for path in (self.glb_path, self.cameras_path, self.preview_path):
+        models = [self.folder / name for name in self.stats.get("files", {})]
+        for path in (self.glb_path, self.cameras_path, self.preview_path, *models):
             require(path.exists() and path.stat().st_size > 0, f"{path.name} was not written")
-        with self.glb_path.open("rb") as handle:
-            require(handle.read(4) == b"glTF", "asset.glb is not a binary glTF file")
+        for path in (self.glb_path, *(m for m in models if m.suffix == ".glb")):
+            with path.open("rb") as handle:
+                require(handle.read(4) == b"glTF", f"{path.name} is not a binary glTF file")
         require(self.asset_from_world.scale > 0, "the asset's scale is not positive")
 
 
-@stage(result=Exported, version=2)
-def export(asset: Asset, posed: PosedCapture, region: ObjectRegion, cfg: ExportConfig, job: Job) -> Exported:
-    """Write asset.glb, cameras.json, photos/ and preview.png into the stage's folder."""
+@stage(result=Exported, version=3)
+def export(
+    asset: Asset, mesh: Mesh, posed: PosedCapture, region: ObjectRegion, source: Path, cfg: ExportConfig, job: Job
+) -> Exported:
+    """Write the asset in every format asked for, cameras.json, photos/ and preview.png into the stage's folder.
+
+    mesh: holds the dense surface; source: the capture, of which only its contents' hash is written.
+    """
     asset_from_world, unit = place(asset.uv_mesh.vertices_world, posed, region, cfg.longest_side_m)
+    _warn_about_scale(asset_from_world, unit, posed, cfg, job)
+    provenance = {
+        "generator_version": __version__,
+        "capture_sha256": content_key(source),
+        "date": datetime.now(UTC).date().isoformat(),
+        "photos": len(posed.views),
+        "scale": "longest side as given" if cfg.longest_side_m > 0 else posed.scale_source,
+        "unit": unit,
+        "up": posed.up_source,
+        "licence": cfg.licence or "unspecified",
+    }
+    files = {}
+    for path in write_models(job.folder, asset, mesh, asset_from_world, cfg, provenance):
+        files[path.name] = round(path.stat().st_size / 1e6, 2)
+        job.progress(len(files), 9, path.name)
+    job.progress(7, 9, "cameras.json and photos")
+    write_cameras(job.folder / "cameras.json", posed, asset_from_world, unit)
+    if cfg.with_photos:
+        (job.folder / "photos").mkdir(exist_ok=True)
+        for view in posed.views:
+            # Copied, not linked: the user may edit what lies beside the asset, and the workspace must not change.
+            shutil.copyfile(posed.image_path(view.name), job.folder / "photos" / f"{view.name}.jpg")
+    job.progress(8, 9, "preview.png")
+    vertices = asset_from_world.apply(asset.uv_mesh.vertices_world)
+    write_preview(job.folder / "preview.png", asset, vertices, cfg.preview_width_px)
+    stats = {
+        "triangles": len(asset.uv_mesh.faces),
+        "glb_mb": files["asset.glb"],
+        "files": files,
+        "width_height_depth": [round(float(x), 4) for x in np.ptp(vertices, axis=0)],
+        "unit": unit,
+    }
+    job.notes.update(stats)
+    job.progress(9, 9, f"asset.glb, {stats['glb_mb']} MB")
+    return Exported(job.folder, asset_from_world, unit, stats)
+
+
+def write_models(
+    folder: Path,
+    asset: Asset,
+    mesh: Mesh,
+    asset_from_world: Similarity,
+    cfg: ExportConfig,
+    provenance: dict[str, Any],
+) -> Iterator[Path]:
+    """Write every model asked for, yielding each one's path as soon as it is there."""
+
+    def ready(lod: Asset) -> Placed:
+        return placed_asset(lod, asset_from_world, cfg.image_format, cfg.jpeg_quality, cfg.roughness)
+
+    full = ready(asset)
+    yield write_glb(folder / "asset.glb", full, provenance)
+    lods = ((cfg.lod1_triangles, cfg.lod1_texture_px), (cfg.lod2_triangles, cfg.lod2_texture_px))
+    for level, (n_triangles, texture_px) in enumerate(lods, start=1):
+        if n_triangles:
+            light = ready(lighter(asset, n_triangles, texture_px))
+            yield write_glb(folder / f"asset_lod{level}.glb", light, provenance | {"level_of_detail": level})
+    if cfg.with_collision:
+        hull = collision_hull(full.vertices)
+        yield write_bare_glb(folder / "asset_collision.glb", "object_collision", *hull, provenance)
+    if cfg.with_usdz:
+        light_asset = lighter(asset, MAX_TRIANGLES, MAX_TEXTURE_PX)
+        yield write_usdz(folder / "asset.usdz", full if light_asset is asset else ready(light_asset), provenance)
+    if cfg.with_obj:
+        yield write_obj(folder / "asset.obj", full, cfg.jpeg_quality)
+    if cfg.with_dense_ply and len(mesh.dense_faces):
+        yield write_dense_ply(folder / "asset_dense.ply", mesh, asset, asset_from_world)
+
+
+def _warn_about_scale(
+    asset_from_world: Similarity, unit: str, posed: PosedCapture, cfg: ExportConfig, job: Job
+) -> None:
     if posed.scale_source != "unknown" and abs(np.log(asset_from_world.scale)) > np.log(1.05):
         otherwise = cfg.longest_side_m / asset_from_world.scale
         job.warn(
@@ -98,30 +206,6 @@ def export(asset: Asset, posed: PosedCapture, region: ObjectRegion, cfg: ExportC
             "The photos do not tell the object's size, so its longest side was made 1 unit long; measure that side and "
             "give it as export.longest_side_m, or lay a printed marker beside the object (poses.scale.marker_side_m)."
         )
-    vertices = asset_from_world.apply(asset.uv_mesh.vertices_world)
-    job.progress(0, 4, "asset.glb")
-    scale_source = "longest side as given" if cfg.longest_side_m > 0 else posed.scale_source
-    provenance = {"scale": scale_source, "up": posed.up_source, "unit": unit, "photos": len(posed.views)}
-    write_glb(job.folder / "asset.glb", asset, vertices, cfg.image_format, cfg.jpeg_quality, cfg.roughness, provenance)
-    job.progress(1, 4, "cameras.json and photos")
-    write_cameras(job.folder / "cameras.json", posed, asset_from_world, unit)
-    if cfg.with_photos:
-        (job.folder / "photos").mkdir(exist_ok=True)
-        for view in posed.views:
-            # Copied, not linked: the user may edit what lies beside the asset, and the workspace must not change.
-            shutil.copyfile(posed.image_path(view.name), job.folder / "photos" / f"{view.name}.jpg")
-    job.progress(2, 4, "preview.png")
-    write_preview(job.folder / "preview.png", asset, vertices, cfg.preview_width_px)
-    size = np.ptp(vertices, axis=0)
-    stats = {
-        "triangles": len(asset.uv_mesh.faces),
-        "glb_mb": round((job.folder / "asset.glb").stat().st_size / 1e6, 2),
-        "width_height_depth": [round(float(x), 4) for x in size],
-        "unit": unit,
-    }
-    job.notes.update(stats)
-    job.progress(4, 4, f"asset.glb, {stats['glb_mb']} MB")
-    return Exported(job.folder, asset_from_world, unit, stats)
 
 
 def place(

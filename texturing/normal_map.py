@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 
 from recon.data import UvMesh
 from texturing.fill import dilate_gutters
-from texturing.gltf import vertex_normals
+from texturing.normals import vertex_normals
 from texturing.rasterize import Texels, blocks_of, run_blocks
 
 FLAT = np.array([0.0, 0.0, 1.0])

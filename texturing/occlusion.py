@@ -7,8 +7,8 @@ from jaxtyping import Float, Float32, Float64
 
 from recon.data import UvMesh
 from texturing.cells import Cells
-from texturing.gltf import vertex_normals
 from texturing.normal_map import RayTarget
+from texturing.normals import vertex_normals
 from texturing.rasterize import Texels, blocks_of, run_blocks
 
 SMOOTHING_ROUNDS = 2

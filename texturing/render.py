@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, Int, UInt8
 
 from recon.camera import View
 from recon.data import UvMesh
-from texturing.gltf import vertex_normals
+from texturing.normals import vertex_normals
 
 OVERSAMPLING = 2
 """Rays a pixel along each side."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float64
@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from recon.data import Mesh, ObjectRegion, PosedCapture, SupportPlane, SurfaceField
 from recon.errors import UserError
 from recon.mesh.clean import face_areas, object_faces
+from recon.mesh.faults import find_faults, smallest_angles_deg
 from recon.mesh.grid import Grid, Sdf, fill_underside, make_grid, marching_cubes, sample
 from recon.mesh.simplify import Triangles, is_closed, simplify, smooth
 from recon.mesh.visibility import seen_by
@@ -34,7 +35,7 @@ class MeshConfig:
     """Dents in the underside of a standing object are filled up to this share of its diagonal. 0: leave them."""
 
 
-@stage(result=Mesh, version=2)
+@stage(result=Mesh, version=3)
 def extract_mesh(posed: PosedCapture, region: ObjectRegion, field: SurfaceField, cfg: MeshConfig, job: Job) -> Mesh:
     """The zero set of the fitted surface as a clean mesh in world. Raises UserError if there is none."""
     from recon.surface.query import load_sdf
@@ -62,14 +63,16 @@ def mesh_from_sdf(sdf: Sdf, posed: PosedCapture, region: ObjectRegion, cfg: Mesh
     job.progress(0.75, 1, f"simplifying {int(keep.sum()):,} triangles")
     dense = smooth(vertices, faces[keep], cfg.smoothing_steps)
     vertices, faces = simplify(*dense, cfg.n_triangles)
-    watertight = is_closed(faces)
-    if not watertight:
-        job.warn("The mesh could not be closed everywhere; most viewers do not mind, 3D printing and physics do.")
+    faults = find_faults(vertices, faces)
+    if faults:
+        job.warn(f"The mesh is not clean ({faults.words()}); most viewers do not mind, 3D printing and physics do.")
     job.progress(0.95, 1, "checking what was seen")
     stats = {
         "triangles": len(faces),
         "dense_triangles": len(dense[1]),
-        "watertight": watertight,
+        "watertight": is_closed(faces),
+        "faults": asdict(faults),
+        "smallest_angle_deg": round(float(smallest_angles_deg(vertices, faces).min()), 2),
         "dropped_triangle_share": round(n_dropped / len(keep), 4),
         "unseen_area_share": round(unseen_area_share((vertices, faces), posed), 4),
         "cell": grid.cell,

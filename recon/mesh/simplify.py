@@ -12,6 +12,9 @@ Triangles = tuple[Float64[np.ndarray, "n_vertices 3"], Int[np.ndarray, "n_faces 
 MAX_REPAIRS = 4
 """Closing a hole can meet another surface; each round leaves fewer faults, and four were never all needed."""
 
+MAX_ASPECT = 10.0
+"""Slivers are triangles whose longest side is more than so many times their height on it."""
+
 
 def is_closed(faces: Int[np.ndarray, "m 3"]) -> bool:
     """Whether every edge joins exactly two triangles, which run along it in opposite directions."""
@@ -39,7 +42,7 @@ def smooth(vertices: Float64[np.ndarray, "n 3"], faces: Int[np.ndarray, "m 3"], 
 
 
 def simplify(vertices: Float64[np.ndarray, "n 3"], faces: Int[np.ndarray, "m 3"], n_triangles: int) -> Triangles:
-    """Collapse edges to a triangle budget (Garland & Heckbert 1997), repair."""
+    """Collapse edges to a triangle budget (Garland & Heckbert 1997), take slivers away, repair."""
     meshes, centre, size = _unit_frame(vertices, faces)
     if meshes.current_mesh().face_number() > n_triangles:
         meshes.meshing_decimation_quadric_edge_collapse(
@@ -51,6 +54,8 @@ def simplify(vertices: Float64[np.ndarray, "n 3"], faces: Int[np.ndarray, "m 3"]
             planarquadric=True,
             autoclean=True,
         )
+    for method in ("Edge Flip", "Edge Collapse"):  # a collapse only where no flip helps: it moves the surface
+        meshes.meshing_remove_t_vertices(method=method, threshold=MAX_ASPECT, repeat=True)
     _repair(meshes)
     return _outward(meshes, centre, size)
 

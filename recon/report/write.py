@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -13,6 +14,7 @@ import numpy as np
 
 from recon import __version__
 from recon.data import Asset, Capture, PosedCapture
+from recon.stage import content_key
 
 STAGE_FIELDS = ("seconds", "cpu_seconds", "peak_memory_mb", "reused", "notes", "warnings")
 UNKNOWN_SCALE = "The photos do not tell how large the object is, so the asset has unit size: its longest side is 1."
@@ -39,6 +41,20 @@ def jsonable(value: Any) -> Any:
     return str(value)
 
 
+def place_key(source: Path) -> str:
+    """What tells whether two captures lie at the same place, without saying where: a hash of the path."""
+    return hashlib.sha256(str(source.resolve()).encode()).hexdigest()
+
+
+def without_places(value: Any) -> Any:
+    """Options with only the last part of each path: a report is passed on, and where its files lay is private."""
+    if isinstance(value, Mapping):
+        return {k: without_places(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_places(v) for v in value]
+    return Path(value).name if isinstance(value, str) and "/" in value else value
+
+
 def build_report(
     name: str,
     source: Path,
@@ -58,7 +74,9 @@ def build_report(
     report: dict[str, Any] = {
         "recon": __version__,
         "capture": name,
-        "source": source,
+        "source": source.name,
+        "source_place_sha256": place_key(source),
+        "source_sha256": content_key(source),
         "preset": config.preset,
         "photos": {
             "given": len(capture.photos) + len(capture.left_out),
@@ -81,7 +99,7 @@ def build_report(
         "warnings": [w for s in stages.values() for w in s["warnings"]],
         "stages": stages,
         "stats": stats,
-        "config": config,
+        "config": without_places(jsonable(config)),
     }
     if posed.scale_source == "unknown" and stats.get("exported", {}).get("unit") != "metre":
         report["asset"] |= {"size": "unit-size", "size_note": UNKNOWN_SCALE}

@@ -11,15 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from recon.device import has_package
-
 USDZ_NAME = "asset.usdz"
 
 
 def why_no_usdz(glbs: Mapping[str, Path]) -> str:
     """Why the scene cannot be written as USDZ too, or "" where it can. glbs: the assets' GLBs by their labels."""
-    if not has_package("pxr"):
-        return "for AR and USD too: pip install usd-core"
     missing = next((label for label, glb in glbs.items() if not (glb.parent / USDZ_NAME).is_file()), None)
     return f"{missing} has no {USDZ_NAME} beside its GLB" if missing else ""
 
