@@ -24,7 +24,6 @@ from recon.surface.fit import fit_surface
 from recon.surface.patch_photos import PatchPhotos
 from recon.surface.patches import PatchConfig, gather_for_patches
 from recon.surface.pixels import gather_pixels, unit_cameras
-from recon.surface.random_numbers import RandomNumbers
 from recon.surface.sampling import sample_rays
 from recon.surface.trainer import Trainer
 from recon.transforms import Rigid, umeyama
@@ -108,7 +107,7 @@ def corrected(posed: PosedCapture, region: ObjectRegion, cfg: CameraConfig = CAM
     while corrections.due(1.0):
         found = find_patches(
             data, lambda x: sphere_geometry(x, centre, radius), baked, sample_rays, PATCHES,
-            RandomNumbers(corrections.n_done, CPU), cfg.n_patches,
+            np.random.default_rng(corrections.n_done), cfg.n_patches,
         )  # fmt: skip
         assert isinstance(data.photos, PatchPhotos)
         corrections.improve(found, data.photos, PATCHES.patch(CPU))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,6 @@ from recon.surface.patches import (
     seen_sources,
     tangent_plane,
 )
-from recon.surface.random_numbers import RandomNumbers
 
 N_SECTIONS = 16
 SHARPNESS = 5.0
@@ -32,16 +32,17 @@ def find_patches(
     baked: BakedSdf,
     sample_rays: SampleRays,
     cfg: PatchConfig,
-    rng: RandomNumbers,
+    rng: np.random.Generator,
     n: int,
 ) -> SurfacePatches:
     """Where n random rays through the object meet the surface, with the photos that see it; some meet nothing."""
     pool, photos = data.pool, data.photos
     assert photos is not None
-    pixel_idx = rng.integers(0, pool.n_object, size=n)
+    device = data.cameras.centre.device
+    pixel_idx = torch.from_numpy(rng.integers(0, pool.n_object, size=n)).to(device)
     view_idx = pool.view_idx[pixel_idx].long()
     origin, direction = data.cameras.rays(view_idx, pool.pixel[pixel_idx].double() + 0.5)
-    jitter = rng.random((n, N_SECTIONS + 1))
+    jitter = torch.from_numpy(rng.random((n, N_SECTIONS + 1), np.float32)).to(device)
     edges, hit = sample_rays(baked, origin, direction, data.planes, SHARPNESS / baked.cell, N_SECTIONS, jitter)
     middle = (edges[:, 1:] + edges[:, :-1]) / 2
     points = origin[:, None] + middle[..., None] * direction[:, None]

@@ -25,7 +25,6 @@ from recon.surface.hidden import find_hidden
 from recon.surface.pace import steps_to_skip
 from recon.surface.patches import gather_for_patches
 from recon.surface.pixels import gather_pixels, pixel_size, unit_cameras
-from recon.surface.random_numbers import RandomNumbers
 from recon.surface.trainer import Trainer
 from recon.surface.trust import doubted, sentence_about
 from recon.surface.viewer import Moment, Viewer, viewing
@@ -202,7 +201,7 @@ class Fit:
         cfg, data = trainer.cfg, trainer.data
         if data.photos is None or not corrections.due(trainer.step / cfg.n_steps):
             return
-        rng = RandomNumbers(cfg.seed + 1 + corrections.n_done, trainer.device)
+        rng = np.random.default_rng([cfg.seed, corrections.n_done])
         n = cfg.cameras.n_patches
         patches = find_patches(data, trainer.field.geometry, self.baker.baked, trainer.sample_rays, cfg.patches, rng, n)
         corrections.improve(patches, data.photos, cfg.patches.patch(trainer.device))
