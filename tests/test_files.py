@@ -91,7 +91,8 @@ def test_lighter_versions_keep_shape_and_texture_in_place(asset: Asset) -> None:
     apart = np.linalg.norm(points - there[cKDTree(there_uv).query(uv)[1]], axis=1)
     # One in a hundred lies in the gutter, where charts lost a corner.
     assert np.median(apart) < 0.004 and np.quantile(apart, 0.97) < 0.02, "the texture slid over the surface"
-    assert (lod.normal_map == [128, 128, 255]).all() and (lod.occlusion_roughness_metallic == [230, 150, 10]).all()
+    assert (lod.occlusion_roughness_metallic == [230, 150, 10]).all()
+    assert lod.normal_map is not None and lod.normal_map.shape == (128, 128, 3)
 
 
 def test_what_fits_its_budget_is_not_touched(asset: Asset) -> None:
@@ -115,8 +116,8 @@ def test_the_hull_is_convex_small_and_holds_the_object(model: Placed, tmp_path: 
     assert np.ptp(vertices, axis=0) == pytest.approx(np.ptp(model.vertices, axis=0))
     hull = ConvexHull(vertices)
     outside = (model.vertices @ hull.equations[:, :3].T + hull.equations[:, 3]).max()
-    assert outside < 0.02 * np.ptp(model.vertices, axis=0).max() and len(hull.vertices) == len(vertices)
-    assert hull.volume > 0.93 * ConvexHull(model.vertices).volume
+    assert outside < 0.012 * np.ptp(model.vertices, axis=0).max() and len(hull.vertices) == len(vertices)
+    assert hull.volume > 0.95 * ConvexHull(model.vertices).volume
     path = write_bare_glb(tmp_path / "asset_collision.glb", "object_collision", vertices, faces, PROVENANCE)
     loaded = trimesh.load(path, process=False, force="mesh")
     assert loaded.is_watertight and loaded.volume == pytest.approx(hull.volume, rel=1e-5)
@@ -149,12 +150,13 @@ def test_large_meshes_get_large_indices(asset: Asset, tmp_path: Path) -> None:
 
 
 def test_the_obj_is_read_as_it_was_written(model: Placed, asset: Asset, tmp_path: Path) -> None:
-    path = write_obj(tmp_path / "asset.obj", model, 90)
+    path = write_obj(tmp_path / "asset.obj", model, 90, {"licence": "© somebody"})
     read = trimesh.load(path, process=False, force="mesh")
     corners = model.vertices[model.uv_mesh.faces]
     assert read.vertices[read.faces] == pytest.approx(corners, abs=1e-6)
     assert read.visual.uv[read.faces] == pytest.approx(model.uv_mesh.uv[model.uv_mesh.faces], abs=1e-6)
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
+    assert '# licence: "© somebody"' in text
     assert text.count("\nv ") == len(np.unique(model.uv_mesh.mesh_vertex_idx)), "a vertex on a seam is doubled"
     statements = dict(line.split(" ", 1) for line in (tmp_path / "asset.mtl").read_text().splitlines()[1:])
     pictures = {k: np.asarray(Image.open(tmp_path / statements[k])) for k in ("map_Kd", "norm", "map_Pr", "map_Pm")}
@@ -162,18 +164,21 @@ def test_the_obj_is_read_as_it_was_written(model: Placed, asset: Asset, tmp_path
     assert (pictures["map_Pr"] == 150).all() and (pictures["map_Pm"] == 10).all()
     plain = replace(model, maps=replace(model.maps, normal=None, occlusion_roughness_metallic=None))
     (tmp_path / "plain").mkdir()
-    write_obj(tmp_path / "plain" / "asset.obj", plain, 90)
+    write_obj(tmp_path / "plain" / "asset.obj", plain, 90, {})
     assert "Pr 0.6\nPm 0" in (tmp_path / "plain" / "asset.mtl").read_text()
     assert len(list((tmp_path / "plain").iterdir())) == 3
 
 
 @pytest.mark.parametrize("with_maps", [True, False])
-def test_the_usdz_follows_arkits_rules(model: Placed, tmp_path: Path, with_maps: bool) -> None:
+def test_the_usdz_follows_arkits_rules(
+    model: Placed, tmp_path: Path, with_maps: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
     from pxr import Usd, UsdGeom, UsdShade
 
     if not with_maps:
         model = replace(model, maps=replace(model.maps, normal=None, occlusion_roughness_metallic=None))
     path = write_usdz(tmp_path / "asset.usdz", model, PROVENANCE)
+    assert capfd.readouterr().err == "", "OpenUSD warns"
     stage = Usd.Stage.Open(str(path))
     assert usd_faults(path, stage) == []
     assert UsdGeom.GetStageUpAxis(stage) == "Y" and UsdGeom.GetStageMetersPerUnit(stage) == 1

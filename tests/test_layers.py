@@ -33,7 +33,7 @@ SHARED = {
 command line makes scenes, which are no stage; the judges of poses and of boxes go by the rules of the stages that they
 judge; the report draws the asset as the preview does, says what `recon check` and the mesh stage can see, and names
 stages as the progress bars do."""
-LATE_ONLY = {"pycolmap", "pymeshlab", "av", "rawpy", "nerfstudio", "onnxruntime", "tinycudann", "viser"}
+LATE_ONLY = {"pycolmap", "pymeshlab", "av", "rawpy", "nerfstudio", "onnxruntime", "tinycudann", "viser", "pxr"}
 """Slow to import or optional: allowed inside the functions that need them, never at the top of a module."""
 
 

@@ -15,6 +15,7 @@ from recon.stage import Job
 from texturing.cells import cut_into_cells
 from texturing.gains import linear_to_srgb
 from texturing.gloss import measure_gloss, roughness_and_metallic
+from texturing.lods import lighter
 from texturing.materials import MaterialsConfig, bake_materials
 from texturing.normal_map import mikk_tangents, tangent_frames
 from texturing.normals import vertex_normals
@@ -106,6 +107,26 @@ def test_normal_map_shows_no_seam_between_charts(ball: Asset) -> None:
     # A step of 1 degree changes light from the side (45 degrees) by 1.7 %.
     assert np.median(angle_deg(one, other)) < 1.0
     assert angle_deg(one, other).max() < 4
+
+
+def test_a_lighter_version_is_shaded_like_the_full_one(ball: Asset) -> None:
+    light = lighter(ball, 500, SIZE_PX)
+    assert len(light.uv_mesh.faces) <= 500
+    rng = np.random.default_rng(0)
+    face = rng.integers(0, len(light.uv_mesh.faces), 5000)
+    weights = rng.dirichlet([1, 1, 1], len(face))
+    mapped, plain = shaded(light, face, weights)
+    full = ball.uv_mesh
+    point = np.einsum("nk,nkc->nc", weights, light.uv_mesh.vertices_world[light.uv_mesh.faces[face]])
+    full_face = rng.integers(0, len(full.faces), 200_000)
+    full_weights = rng.dirichlet([1, 1, 1], len(full_face))
+    corners = full.faces[full_face]
+    there = np.einsum("nk,nkc->nc", full_weights, full.vertices_world[corners])
+    normal = np.einsum("nk,nkc->nc", full_weights, vertex_normals(full, full.vertices_world)[corners])
+    wanted = normal[cKDTree(there).query(point)[1]]
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    # Measured: 0.28 degrees with the map, 2.12 without.
+    assert angle_deg(mapped, wanted).mean() < 0.4 * angle_deg(plain, wanted).mean()
 
 
 def test_tangents_follow_u_and_tell_mirrored_charts() -> None:

@@ -6,28 +6,34 @@ import numpy as np
 from jaxtyping import Float64, Int
 from scipy.spatial import ConvexHull
 
-N_DIRECTIONS = 128
-"""A hull has at most this many vertices, thus at most 252 faces: PhysX and Bullet take up to 255 of either."""
+MAX_VERTICES = 128
+"""Thus at most 252 faces: PhysX and Bullet take up to 255 of either."""
+TOLERANCE = 1e-3
+"""Points this far outside, as a share of the longest side, are not worth another vertex."""
 
 
 def collision_hull(
     vertices: Float64[np.ndarray, "n 3"],
 ) -> tuple[Float64[np.ndarray, "k 3"], Int[np.ndarray, "m 3"]]:
-    """The convex hull of the points that lie farthest in evenly spread directions; faces counter-clockwise outside.
+    """A convex hull of few of the points, exact along the axes; faces are counter-clockwise seen from outside.
 
-    The six axis directions are among them, so that the hull is as wide, tall and deep as the points.
+    It starts from the points that lie farthest along the axes and the cube's diagonals and takes in whichever point is
+    farthest outside, until none is or MAX_VERTICES are taken.
     """
-    k = np.arange(N_DIRECTIONS - 6) + 0.5
-    height = 1 - 2 * k / len(k)
-    azimuth = np.pi * (1 + np.sqrt(5)) * k  # a Fibonacci spiral
-    wide = np.sqrt(1 - height**2)
-    spiral = np.stack([wide * np.cos(azimuth), height, wide * np.sin(azimuth)], -1)
-    directions = np.concatenate([np.eye(3), -np.eye(3), spiral])
-    points = vertices[np.unique(np.argmax(vertices @ directions.T, axis=0))]
-    hull = ConvexHull(points)
-    corners = points[hull.simplices]
+    corners = vertices[ConvexHull(vertices).vertices]
+    signs = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3), -1).reshape(-1, 3)
+    start = np.unique(np.argmax(corners @ signs[np.abs(signs).sum(1) % 2 == 1].T, axis=0))
+    hull = ConvexHull(corners[start], incremental=True)
+    while len(hull.points) < MAX_VERTICES:
+        outside = (corners @ hull.equations[:, :3].T + hull.equations[:, 3]).max(1)
+        if outside.max() <= TOLERANCE * np.ptp(vertices, axis=0).max():
+            break
+        hull.add_points(corners[[outside.argmax()]])
+    return hull.points, _outward(hull)
+
+
+def _outward(hull: ConvexHull) -> Int[np.ndarray, "m 3"]:
+    corners = hull.points[hull.simplices]
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     inward = (normal * hull.equations[:, :3]).sum(1) < 0
-    faces = np.where(inward[:, None], hull.simplices[:, ::-1], hull.simplices)
-    used, faces = np.unique(faces, return_inverse=True)
-    return points[used], faces.reshape(-1, 3).astype(np.int64)
+    return np.where(inward[:, None], hull.simplices[:, ::-1], hull.simplices).astype(np.int64)

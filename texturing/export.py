@@ -114,7 +114,7 @@ class Exported:
         require(self.asset_from_world.scale > 0, "the asset's scale is not positive")
 
 
-@stage(result=Exported, version=3)
+@stage(result=Exported, version=5)
 def export(
     asset: Asset, mesh: Mesh, posed: PosedCapture, region: ObjectRegion, source: Path, cfg: ExportConfig, job: Job
 ) -> Exported:
@@ -136,7 +136,7 @@ def export(
     }
     files = {}
     for path in write_models(job.folder, asset, mesh, asset_from_world, cfg, provenance):
-        files[path.name] = round(path.stat().st_size / 1e6, 2)
+        files[path.name] = round(path.stat().st_size / 1e6, 3)
         job.progress(len(files), 9, path.name)
     job.progress(7, 9, "cameras.json and photos")
     write_cameras(job.folder / "cameras.json", posed, asset_from_world, unit)
@@ -150,7 +150,7 @@ def export(
     write_preview(job.folder / "preview.png", asset, vertices, cfg.preview_width_px)
     stats = {
         "triangles": len(asset.uv_mesh.faces),
-        "glb_mb": files["asset.glb"],
+        "glb_mb": round(files["asset.glb"], 2),
         "files": files,
         "width_height_depth": [round(float(x), 4) for x in np.ptp(vertices, axis=0)],
         "unit": unit,
@@ -187,7 +187,7 @@ def write_models(
         light_asset = lighter(asset, MAX_TRIANGLES, MAX_TEXTURE_PX)
         yield write_usdz(folder / "asset.usdz", full if light_asset is asset else ready(light_asset), provenance)
     if cfg.with_obj:
-        yield write_obj(folder / "asset.obj", full, cfg.jpeg_quality)
+        yield write_obj(folder / "asset.obj", full, cfg.jpeg_quality, provenance)
     if cfg.with_dense_ply and len(mesh.dense_faces):
         yield write_dense_ply(folder / "asset_dense.ply", mesh, asset, asset_from_world)
 

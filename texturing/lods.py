@@ -9,7 +9,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from recon.data import Asset, UvMesh
+from texturing.cells import cut_into_cells
+from texturing.normal_map import bake_normal_map
+from texturing.rasterize import rasterize_atlas
 
+REACH_SHARE = 0.03
+"""How far a lighter mesh may lie from the full one, as a share of the diagonal."""
 SEAM_WEIGHT = 10.0
 """How much texture coordinates count beside positions; seams fray below it, silhouettes suffer far above it. It must be
 given always: the filter remembers the last value."""
@@ -17,23 +22,21 @@ given always: the filter remembers the last value."""
 
 def lighter(asset: Asset, n_triangles: int, texture_size_px: int) -> Asset:
     """An asset with at most so many triangles and maps of at most so many pixels a side; itself where it fits."""
-    size = min(texture_size_px, asset.base_colour.shape[0])
-    uv_mesh = asset.uv_mesh
-    if len(uv_mesh.faces) <= n_triangles and size == asset.base_colour.shape[0]:
+    full, size = asset.uv_mesh, min(texture_size_px, asset.base_colour.shape[0])
+    if len(full.faces) <= n_triangles and size == asset.base_colour.shape[0]:
         return asset
-    if len(uv_mesh.faces) > n_triangles:
-        uv_mesh = decimated(uv_mesh, n_triangles)
-    if size == asset.base_colour.shape[0]:
-        return replace(asset, uv_mesh=uv_mesh)
+    light = decimated(full, n_triangles) if len(full.faces) > n_triangles else full
+    light = replace(light, texture_size_px=size)
+    normal_map, packed = asset.normal_map, asset.occlusion_roughness_metallic
+    if normal_map is not None:
+        normal_map = _sized_normals(normal_map, size) if light.faces is full.faces else full_normals(full, light)
     return replace(
         asset,
-        uv_mesh=replace(uv_mesh, texture_size_px=size),
+        uv_mesh=light,
         base_colour=_shrunk(asset.base_colour, size),
         seen=cv2.resize(asset.seen, (size, size), interpolation=cv2.INTER_NEAREST),
-        normal_map=None if asset.normal_map is None else _unit_normals(_shrunk(asset.normal_map, size)),
-        occlusion_roughness_metallic=None
-        if asset.occlusion_roughness_metallic is None
-        else _shrunk(asset.occlusion_roughness_metallic, size),
+        normal_map=normal_map,
+        occlusion_roughness_metallic=None if packed is None else _shrunk(packed, size),
     )
 
 
@@ -78,8 +81,17 @@ def _shrunk(image: UInt8[np.ndarray, "h w 3"], size_px: int) -> UInt8[np.ndarray
     return cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def _unit_normals(normal_map: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+def full_normals(full: UvMesh, light: UvMesh) -> UInt8[np.ndarray, "t t 3"]:
+    """A normal map that shades a lighter mesh as the full one is shaded; the full one's own map holds for it alone."""
+    sewn = cut_into_cells(full, np.inf)
+    texels = rasterize_atlas(cut_into_cells(light, np.inf), light.texture_size_px)
+    reach = REACH_SHARE * float(np.linalg.norm(np.ptp(full.vertices_world, axis=0)))
+    normal_map, _ = bake_normal_map(light, texels, sewn.joined_vertices_world, sewn.joined_faces, reach)
+    return normal_map
+
+
+def _sized_normals(normal_map: UInt8[np.ndarray, "h w 3"], size_px: int) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Averaged normals are too short: make them unit again."""
-    normal = normal_map.astype(np.float32) / 127.5 - 1
+    normal = _shrunk(normal_map, size_px).astype(np.float32) / 127.5 - 1
     normal /= np.maximum(np.linalg.norm(normal, axis=2, keepdims=True), 1e-6)
     return np.round((normal + 1) * 127.5).astype(np.uint8)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,21 +17,25 @@ from texturing.placed import Placed
 HEADER = f"# recon {__version__}; +Y up\n"
 
 
-def write_obj(path: Path, model: Placed, jpeg_quality: int) -> Path:
-    """Write NAME.obj, NAME.mtl and NAME_MAP.<suffix> beside it; vertices on chart borders are not doubled."""
+def write_obj(path: Path, model: Placed, jpeg_quality: int, provenance: dict[str, Any]) -> Path:
+    """Write NAME.obj, NAME.mtl and NAME_MAP.<suffix> beside it; vertices on chart borders are not doubled.
+
+    provenance: plain facts for comments at the file's head.
+    """
     uv_mesh = model.uv_mesh
     n_mesh_vertices = int(uv_mesh.mesh_vertex_idx.max()) + 1
     first = np.zeros(n_mesh_vertices, np.int64)
     first[uv_mesh.mesh_vertex_idx] = np.arange(len(model.vertices))
     point, texel = uv_mesh.mesh_vertex_idx[uv_mesh.faces] + 1, uv_mesh.faces + 1
-    lines = [f"{HEADER}mtllib {path.stem}.mtl\no object"]
+    facts = "".join(f"# {name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in provenance.items())
+    lines = [f"{HEADER}{facts}mtllib {path.stem}.mtl\no object"]
     lines += [f"v {x:.7g} {y:.7g} {z:.7g}" for x, y, z in model.vertices[first].tolist()]
     lines += [f"vt {u:.7g} {v:.7g}" for u, v in uv_mesh.uv.tolist()]
     lines += [f"vn {x:.5f} {y:.5f} {z:.5f}" for x, y, z in model.normals[first].tolist()]
     lines.append("usemtl photographed\ns 1")
     corners = zip(point.tolist(), texel.tolist(), strict=True)
     lines += [f"f {a}/{u}/{a} {b}/{v}/{b} {c}/{w}/{c}" for (a, b, c), (u, v, w) in corners]
-    path.write_text("\n".join(lines) + "\n", encoding="ascii")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     path.with_suffix(".mtl").write_text(_material(path, model, jpeg_quality), encoding="ascii")
     return path
 

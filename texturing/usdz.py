@@ -20,18 +20,21 @@ def write_usdz(path: Path, model: Placed, provenance: dict[str, Any]) -> Path:
 
     provenance: plain facts for the layer's custom data.
     """
-    from pxr import Sdf, UsdUtils
+    from pxr import Sdf
 
+    suffix = model.maps.image_format.suffix
+    images = {name: f"textures/{name}.{suffix}" for name in model.maps.by_name()}
     with TemporaryDirectory() as folder:
-        layer = Path(folder) / f"{path.stem}.usdc"
-        textures = {}
+        root = Path(folder)
+        (root / "textures").mkdir()
         for name, image in model.maps.by_name().items():
-            textures[name] = f"{name}.{model.maps.image_format.suffix}"
-            (layer.parent / textures[name]).write_bytes(image)
-        _write_layer(layer, model, textures, provenance)
-        path.unlink(missing_ok=True)
-        if not UsdUtils.CreateNewARKitUsdzPackage(Sdf.AssetPath(str(layer)), str(path)):
-            raise OSError(f"OpenUSD could not write {path.name}")
+            (root / images[name]).write_bytes(image)
+        layer = f"{path.stem}.usdc"  # it must be the package's first file
+        _write_layer(root / layer, model, images, provenance)
+        package = Sdf.ZipFileWriter.CreateNew(str(path))
+        for name in (layer, *images.values()):
+            package.AddFile(str(root / name), name)
+        package.Save()
     return path
 
 
@@ -84,7 +87,7 @@ def _define_material(stage: Any, textures: dict[str, str], roughness: float) -> 
         texture = UsdShade.Shader.Get(stage, f"/asset/photographed/{name}")
         if not texture:
             texture = _define_shader(stage, name, "UsdUVTexture")
-            texture.CreateInput("file", types.Asset).Set(textures[name])
+            texture.CreateInput("file", types.Asset).Set(f"./{textures[name]}")
             texture.CreateInput("sourceColorSpace", types.Token).Set(colour_space)
             texture.CreateInput("st", types.Float2).ConnectToSource(st)
             for axis in ("wrapS", "wrapT"):
