@@ -29,7 +29,7 @@ from recon.surface.trainer import Trainer
 from recon.transforms import Rigid, umeyama
 
 PATCHES = PatchConfig(radius_px=4, n_sources=4)
-CAMERAS = CameraConfig(first_level=0, n_patches=400, n_times=2)
+CAMERAS = CameraConfig(likely_px=1.0, first_level=0, n_patches=400, n_times=2)
 """The sphere's photos are small."""
 CPU = torch.device("cpu")
 Scene = tuple[PosedCapture, ObjectRegion]
