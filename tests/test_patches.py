@@ -126,12 +126,12 @@ def test_the_homography_maps_points_of_the_plane_as_the_cameras_do(scene):
 def test_patches_agree_best_at_the_true_depth(scene):
     view_idx, at_px, origin, direction, t, centre, radius = middle_rays(scene)
     at, offsets = places(scene, view_idx, at_px), np.linspace(-0.2, 0.2, 41) * radius
-    evenly = replace(CFG, gloss=0.0)  # what a patch counts depends on where it is matched
+    evenly = replace(CFG, gloss=1e3)  # what a patch counts depends on where it is matched
     costs = []
     for offset in offsets:
         found = match_cpu(planes(origin, direction, t + offset, centre), scene[4], CFG.patch(), at)
         alone = (Matches(*(x[[i]] for x in found)) for i in range(len(t)))
-        costs.append([float(robust_mean(one, torch.zeros_like(one.cost), evenly)) for one in alone])
+        costs.append([float(robust_mean(one, torch.zeros_like(one.cost), 1.0, evenly)) for one in alone])
     best = offsets[np.argmin(costs, 0)]
     # a pixel is 2 % of the radius, and depth is measured three times as coarsely at these angles
     assert np.abs(np.median(best)) < 0.01 * radius
@@ -160,24 +160,25 @@ def alike(cost: torch.Tensor, contrast: list[float]) -> Matches:
 
 
 def test_plain_patches_do_not_pull():
-    cost, cfg = torch.tensor([[0.5, 0.3], [0.5, 0.3]]), PatchConfig(n_best=2, least_contrast=4.0, worst_cost=1.0)
-    textured = robust_mean(alike(cost, [1e6, 0.0]), torch.zeros(2, 2), cfg)
+    cost, cfg = torch.tensor([[0.5, 0.3], [0.5, 0.3]]), PatchConfig(n_best=2, least_contrast=4.0)
+    textured = robust_mean(alike(cost, [1e6, 0.0]), torch.zeros(2, 2), 1.0, cfg)
     assert float(textured) == pytest.approx(0.4 / 2, rel=1e-3)
     cost = torch.tensor([[0.2, 1.2, NOT_COMPARED]], requires_grad=True)
-    robust_mean(alike(cost, [100.0]), torch.zeros(1, 3), cfg).backward()
+    robust_mean(alike(cost, [100.0]), torch.zeros(1, 3), 1.0, cfg).backward()
     # beyond the worst cost a source no longer pulls, and one that sees nothing does not count
     assert cost.grad[0, 0] > 0
     assert cost.grad[0, 1:].tolist() == [0, 0]
 
 
 def test_patches_whose_brightness_changes_from_photo_to_photo_count_less():
-    cfg = PatchConfig(least_contrast=0.0, gloss=2.0)
+    cfg = PatchConfig(least_contrast=0.0, gloss=0.05)
     cost, no_gain = torch.full((1, 3), 0.1), torch.zeros(1, 3)
     steady = alike(cost, [100.0])
-    # three sources as far from 100 as makes a standard deviation of half the contrast's, 5
-    glossy = steady._replace(source_grey=torch.tensor([[110.0, 100.0, 110.0]]))
     assert float(trust(steady, no_gain, cfg)) == 1
-    assert float(trust(glossy, no_gain, cfg)) == pytest.approx(0.5)
+    # with the patch's own 100, of standard deviation 5 and 20
+    for change, expected in ((10.0, 1 / 2), (40.0, 1 / 257)):
+        glossy = steady._replace(source_grey=torch.tensor([[100 + change, 100.0, 100 + change]]))
+        assert float(trust(glossy, no_gain, cfg)) == pytest.approx(expected)
     # another exposure is no gloss
     exposed = steady._replace(source_grey=torch.tensor([[100.0, 120.0, 80.0]]))
     assert float(trust(exposed, torch.tensor([[1.0, 1.2, 0.8]]).log(), cfg)) == pytest.approx(1)
@@ -229,7 +230,7 @@ def test_the_loss_pulls_a_wrong_radius_to_the_true_one(scene, wrong):
     baked = sphere_bake(radius=true)
     baked.values[:] = ((baked.points() - centre).norm(dim=1) - true).reshape(baked.values.shape)
     rays = PatchRays(view_idx, origin, direction, middle, sdf)
-    patch_loss(geometry, scene[4], torch.zeros(len(scene[0].views)), rays, baked, CFG).backward()
+    patch_loss(geometry, scene[4], torch.zeros(len(scene[0].views)), rays, baked, 1.0, CFG).backward()
     assert float(radius.grad) * wrong > 0
 
 

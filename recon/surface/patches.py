@@ -68,21 +68,28 @@ class PatchConfig:
     """Photos that a photo's patches are compared with."""
     n_best: int = 6
     """Of these, the number that agree best and count; the others may be hidden or glossy."""
-    worst_cost: float = 0.4
-    """1 - NCC from which a patch no longer pulls."""
+    first_worst_cost: float = 1.0
+    """1 - NCC from which a patch no longer pulls, when patches begin: far from the surface most are bad."""
+    last_worst_cost: float = 0.4
+    """The same at the end, where what still matches badly is glossy, hidden or out of focus."""
     grazing_deg: float = 75.0
     """Angle to the normal from which a photo sees a patch too flatly."""
     least_contrast: float = 2.0
     """Standard deviation of grey levels (of 255) at which a patch counts half; weaker ones count less."""
-    gloss: float = 4.0
-    """How much a patch's brightness may change from photo to photo before it counts less, as a share of its contrast:
-    at 1 / gloss it counts half. What mirrors its surroundings changes, and matches behind the surface. 0: any."""
+    gloss: float = 0.06
+    """Standard deviation of a patch's brightness over the photos, as a share of it, at which it counts half: what
+    mirrors its surroundings changes from photo to photo, and matches behind the surface. Higher trusts gloss more."""
     max_side_px: int = 1600
     """Photos larger than this are reduced to it."""
 
     def weight_at(self, done: float) -> float:
         """The term's weight when a share `done` of the steps is done."""
         return self.weight * float(np.clip((done - self.start_share) / max(self.ramp_share, 1e-6), 0, 1))
+
+    def worst_cost_at(self, done: float) -> float:
+        """The cost from which a patch no longer pulls when a share `done` of the steps is done."""
+        share = float(np.clip((done - self.start_share) / max(1 - self.start_share, 1e-6), 0, 1))
+        return self.first_worst_cost + (self.last_worst_cost - self.first_worst_cost) * share
 
     def patch(self, device: torch.device = CPU) -> Patch:
         """Its pixels, with weights that fall off to 60 % towards the edges."""
@@ -120,7 +127,9 @@ def tangent_plane(
     return normal / (depth * torch.where(facing.abs() < 1e-3, torch.full_like(facing, -1e-3), facing))[:, None], depth
 
 
-def robust_mean(matches: Matches, gain: Float[Tensor, "n n_sources"], cfg: PatchConfig) -> Float[Tensor, ""]:
+def robust_mean(
+    matches: Matches, gain: Float[Tensor, "n n_sources"], worst_cost: float, cfg: PatchConfig
+) -> Float[Tensor, ""]:
     """Mean cost of each patch's best sources, cut off at `worst_cost`; patches of little contrast or much gloss count
     less, and those that no source sees as 0.
 
@@ -128,20 +137,21 @@ def robust_mean(matches: Matches, gain: Float[Tensor, "n n_sources"], cfg: Patch
     """
     best = matches.cost.sort(1).values[:, : cfg.n_best]
     compared = best < NOT_COMPARED
-    per_patch = (best.clamp(max=cfg.worst_cost) * compared).sum(1) / compared.sum(1).clamp(min=1)
+    per_patch = (best.clamp(max=worst_cost) * compared).sum(1) / compared.sum(1).clamp(min=1)
     return (trust(matches, gain, cfg) * per_patch).mean()
 
 
 def trust(matches: Matches, gain: Float[Tensor, "n n_sources"], cfg: PatchConfig) -> Float[Tensor, " n"]:
-    """What each patch counts, 0..1: its contrast against noise and against what its brightness varies by over the
-    photos, which paint under a steady light does not and a mirrored light does (after the reflection scores of
-    Ref-NeuS, Ge et al. 2023)."""
+    """What each patch counts, 0..1: less where its contrast is weak, and where its brightness changes over the photos,
+    as mirrored light does and paint under a steady light does not (after Ref-NeuS's reflection scores, Ge et al. 2023).
+    """
     compared = matches.cost < NOT_COMPARED
     change = torch.where(compared, matches.source_grey * torch.exp(-gain) - matches.grey[:, None], 0.0)
     n = compared.sum(1) + 1  # and the patch itself, which does not change
     variance = (change**2).sum(1) / n - (change.sum(1) / n) ** 2
-    doubt = cfg.least_contrast**2 + cfg.gloss**2 * variance
-    return matches.contrast / (matches.contrast + doubt.clamp(min=1e-6))
+    change_share = variance / (cfg.gloss * matches.grey.clamp(min=1)) ** 2
+    # squared once more, so that what is plainly metal does not count by its sheer number
+    return matches.contrast / (matches.contrast + cfg.least_contrast**2) / (1 + change_share**2)
 
 
 def gather_for_patches(
@@ -183,11 +193,12 @@ def patch_loss(
     log_gain: Float[Tensor, " n_views"],
     rays: PatchRays,
     baked: BakedSdf,
+    worst_cost: float,
     cfg: PatchConfig,
 ) -> Float[Tensor, ""]:
     """Mean robust 1 - NCC of patches around the first `n_rays` rays that meet the surface, in photos that see it.
 
-    log_gain: logarithm of the photos' exposures.
+    log_gain: logarithm of the photos' exposures; worst_cost: from which a patch no longer pulls.
     """
     t, meets = first_crossing(rays.middle, rays.sdf.detach())
     chosen = torch.nonzero(meets)[: cfg.n_rays, 0]
@@ -208,7 +219,7 @@ def patch_loss(
         match = match_reference
     matches = match(plane, photos, cfg.patch(plane.device), places)
     gain = log_gain[sources.clamp(min=0)] - log_gain[rays.view_idx][:, None]
-    return robust_mean(matches, gain, cfg)
+    return robust_mean(matches, gain, worst_cost, cfg)
 
 
 def middle_px(photos: PatchPhotos, rays: PatchRays) -> Float[Tensor, "n_rays 2"]:

@@ -196,8 +196,9 @@ class Trainer:
             return torch.zeros((), device=sdf.device)
         on = torch.nonzero(self.data.pool.label[batch.pixel_idx] == OBJECT)[:, 0]
         rays = PatchRays(batch.view_idx[on], batch.origin[on], batch.direction[on], middle[on], sdf[on])
-        exposure = self.centred_gain().detach().mean(1)
-        return patch_loss(self.field.geometry, self.data.photos, exposure, rays, baked, self.cfg.patches)
+        cfg, exposure = self.cfg.patches, self.centred_gain().detach().mean(1)
+        worst_cost = cfg.worst_cost_at(self.step / self.cfg.n_steps)
+        return patch_loss(self.field.geometry, self.data.photos, exposure, rays, baked, worst_cost, cfg)
 
     def compare(
         self, batch: Batch, weights: Float[Tensor, "n_rays n_samples"], colour: Float[Tensor, "n_rays n_samples 3"]
