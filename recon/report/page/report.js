@@ -4,6 +4,19 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const find = (selector) => document.querySelector(selector);
 
+const PURPOSES = {
+  "asset.glb": "the asset, for engines and web pages",
+  "asset_lod1.glb": "lighter, for some way off",
+  "asset_lod2.glb": "lightest, for far away",
+  "asset_collision.glb": "a hull for physics",
+  "asset.usdz": "for AR on iPhones and for USD",
+  "asset.obj": "for older tools, with its .mtl and picture",
+  "asset_dense.ply": "the surface before it was simplified",
+  "cameras.json": "the photos' cameras, in nerfstudio's format",
+  "photos/": "the photos, undistorted",
+  "preview.png": "a picture of it",
+};
+
 /** An element with properties and children; strings become text. */
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -57,8 +70,8 @@ function fillFacts() {
   list("Warnings", data.warnings, "warnings");
   list("For the next capture", data.advice, "advice");
   if (!data.advice.length) {
-    const all = data.warnings.length ? "For the next capture: nothing. " : "Nothing to warn of. ";
-    holder.append(make("p", { className: "quiet" }, `${all}Overlap, directions, sharpness and light are as they should be.`));
+    const all = data.warnings.length ? "Nothing" : "Nothing to warn of, and nothing";
+    holder.append(make("p", { className: "quiet" }, `${all} in overlap, directions or light asks for another capture.`));
   }
   find("#made").textContent = data.made;
 }
@@ -137,7 +150,8 @@ function fillTables() {
   }
   for (const { name, size } of data.files) {
     const link = make("a", { href: encodeURI(name) }, name);
-    find("#files ul").append(make("li", {}, link, make("b", {}, size === null ? "folder" : bytes(size))));
+    const what = make("span", {}, link, make("small", {}, PURPOSES[name] ?? ""));
+    find("#files ul").append(make("li", {}, what, make("b", {}, size === null ? "folder" : bytes(size))));
   }
   const longest = Math.max(...data.stages.map((s) => s.seconds), 1e-9);
   for (const { label, seconds, memory_mb, reused } of data.stages) {
