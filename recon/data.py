@@ -8,7 +8,7 @@ A noun that owns files (photos, masks) keeps them in its stage's folder and find
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,21 @@ class SupportPlane:
     """Share of the sparse points near the looked-at region that lie on the plane."""
 
 
+def views_to_json(views: tuple[View, ...]) -> list[dict[str, Any]]:
+    """Views as plain data."""
+    return [
+        {"name": v.name, "camera": asdict(v.camera), "cam_from_world": v.cam_from_world.matrix().tolist()}
+        for v in views
+    ]
+
+
+def views_from_json(content: list[dict[str, Any]]) -> tuple[View, ...]:
+    """What `views_to_json` wrote."""
+    return tuple(
+        View(v["name"], Pinhole(**v["camera"]), Rigid.from_matrix(np.array(v["cam_from_world"]))) for v in content
+    )
+
+
 SWEPT_FILE = "swept.png"
 
 
@@ -253,14 +268,7 @@ class PosedCapture:
         write_json(
             folder / "posed.json",
             {
-                "views": [
-                    {
-                        "name": v.name,
-                        "camera": asdict(v.camera),
-                        "cam_from_world": v.cam_from_world.matrix().tolist(),
-                    }
-                    for v in self.views
-                ],
+                "views": views_to_json(self.views),
                 "up_source": self.up_source,
                 "scale_source": self.scale_source,
                 "support_plane": plane
@@ -279,10 +287,7 @@ class PosedCapture:
     @staticmethod
     def load(folder: Path) -> PosedCapture:
         j = read_json(folder / "posed.json")
-        views = tuple(
-            View(v["name"], Pinhole(**v["camera"]), Rigid.from_matrix(np.array(v["cam_from_world"])))
-            for v in j["views"]
-        )
+        views = views_from_json(j["views"])
         p = j["support_plane"]
         plane = p and SupportPlane(np.array(p["normal_world"]), p["offset"], p["inlier_share"])
         with np.load(folder / "posed.npz") as arrays:
@@ -461,7 +466,14 @@ class SurfaceField:
     """NeuS's sharpness at the end of the fit: the logistic density's scale is exp(-log_inv_s) in unit lengths."""
     photo_gain: Float64[np.ndarray, "n_views 3"]
     """Per-photo, per-channel gain that levels exposures: photo = gain * object colour."""
+    views: tuple[View, ...]
+    """Of the posed capture, with the cameras as the fit corrected them."""
     stats: dict[str, Any] = field(default_factory=dict)
+
+    def refined(self, posed: PosedCapture) -> PosedCapture:
+        """The capture that the surface was fitted to, with the cameras that the surface agrees with."""
+        require([v.name for v in posed.views] == [v.name for v in self.views], "the surface is of other photos")
+        return replace(posed, views=self.views)
 
     def save(self, folder: Path) -> None:
         write_json(
@@ -475,6 +487,7 @@ class SurfaceField:
                 "config": self.config,
                 "log_inv_s": self.log_inv_s,
                 "photo_gain": self.photo_gain.tolist(),
+                "views": views_to_json(self.views),
                 "stats": self.stats,
             },
         )
@@ -492,12 +505,15 @@ class SurfaceField:
             parameters,
             j["log_inv_s"],
             np.array(j["photo_gain"]),
+            views_from_json(j["views"]),
             j["stats"],
         )
 
     def check(self) -> None:
         require(all(np.isfinite(v).all() for v in self.parameters.values()), "the surface field holds NaN")
         require(np.isfinite(self.log_inv_s), "the surface field's sharpness is not finite")
+        for v in self.views:
+            v.cam_from_world.check()
 
 
 def check_triangles(vertices: Float[np.ndarray, "n 3"], faces: Int[np.ndarray, "m 3"]) -> None:

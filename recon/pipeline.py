@@ -26,6 +26,7 @@ class Results:
 
     capture: Capture
     posed: PosedCapture
+    """With the cameras as the fit of the surface corrected them."""
     region: ObjectRegion
     prior: PriorCloud
     field: SurfaceField
@@ -43,9 +44,10 @@ def reconstruct(source: Path, cfg: Config, workspace: Workspace) -> Results:
     region = run(isolate_object, posed, cfg=cfg.isolate)
     prior = run(estimate_prior, posed, region, cfg=cfg.prior)
     field = run(fit_surface, posed, region, prior, cfg=cfg.surface)
-    mesh = run(extract_mesh, posed, region, field, cfg=cfg.mesh)
+    refined = workspace.derive(field.refined(posed), posed, field)
+    mesh = run(extract_mesh, refined, region, field, cfg=cfg.mesh)
     uv_mesh = run(unwrap, mesh, cfg=cfg.unwrap)
-    painted = run(bake_texture, posed, region, uv_mesh, cfg=cfg.texture)
+    painted = run(bake_texture, refined, region, uv_mesh, cfg=cfg.texture)
     asset = run(bake_materials, mesh, painted, cfg=cfg.materials)
-    exported = run(export, asset, mesh, posed, region, source, cfg=cfg.export)
-    return Results(capture, posed, region, prior, field, mesh, uv_mesh, asset, exported)
+    exported = run(export, asset, mesh, refined, region, source, cfg=cfg.export)
+    return Results(capture, refined, region, prior, field, mesh, uv_mesh, asset, exported)

@@ -226,6 +226,12 @@ class Workspace:
         self._keys[id(noun)] = (key, noun)
         return noun
 
+    def derive(self, noun: Noun, *sources: Any) -> Noun:
+        """Let a noun that a method of this workspace's nouns made from nothing but `sources` be an input of stages."""
+        recipe = [type(noun).__name__, *(self._key_of(x) for x in sources)]
+        self._keys[id(noun)] = (hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12], noun)
+        return noun
+
     def _key_of(self, value: Any) -> str:
         if isinstance(value, Path):
             return content_key(value)

@@ -97,10 +97,11 @@ def reconstruct(photos: Path, scene: Path, root: Path, words: Sequence[str]) -> 
     region = workspace.run(isolate_object, posed, cfg=cfg.isolate)
     prior = workspace.run(estimate_prior, posed, region, cfg=cfg.prior)
     field = workspace.run(fit_surface, posed, region, prior, cfg=cfg.surface)
-    mesh = workspace.run(extract_mesh, posed, region, field, cfg=cfg.mesh)
+    refined = workspace.derive(field.refined(posed), posed, field)
+    mesh = workspace.run(extract_mesh, refined, region, field, cfg=cfg.mesh)
     score: dict[str, float] = {}
     if (scene / "gt").exists():
-        centres = {v.name: v.centre_world() for v in posed.views}
+        centres = {v.name: v.centre_world() for v in refined.views}
         score = score_geometry(mesh.vertices_world, mesh.faces, centres, scene)
     records = workspace.records
     return Run(

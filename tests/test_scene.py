@@ -210,7 +210,7 @@ def test_the_command(tmp_path: Path, assets: Path, monkeypatch: pytest.MonkeyPat
 
 def write_usd_box(path: Path, size: float) -> None:
     """A USDZ with a box that stands on its base's centre, as the exporter's files are made."""
-    from pxr import Sdf, Usd, UsdGeom, UsdUtils
+    from pxr import Sdf, Usd, UsdGeom, UsdShade, UsdUtils
 
     layer = path.with_suffix(".usdc")
     stage = Usd.Stage.CreateNew(str(layer))
@@ -221,6 +221,11 @@ def write_usd_box(path: Path, size: float) -> None:
     box.CreateSizeAttr(size)
     box.CreateExtentAttr([(-size / 2,) * 3, (size / 2,) * 3])
     box.AddTranslateOp().Set((0, size / 2, 0))
+    Image.new("RGB", (4, 4), (9, 9, 9)).save(path.with_name("colour.png"))
+    texture = UsdShade.Shader.Define(stage, "/asset/material/colour")
+    UsdShade.Material.Define(stage, "/asset/material")
+    texture.CreateIdAttr("UsdUVTexture")
+    texture.CreateInput("file", Sdf.ValueTypeNames.Asset).Set("./colour.png")
     stage.GetRootLayer().Save()
     assert UsdUtils.CreateNewARKitUsdzPackage(Sdf.AssetPath(str(layer)), str(path))
     layer.unlink()
@@ -238,6 +243,9 @@ def test_the_same_scene_as_usdz(tmp_path: Path, assets: Path) -> None:
     assert [p.GetName() for p in root.GetChildren()] == ["cup_1", "cup_2"]
     assert all(p.IsInstance() for p in root.GetChildren()) and len(stage.GetPrototypes()) == 1
     box = UsdGeom.BBoxCache(0, ["default"]).ComputeWorldBound(root.GetChildren()[0]).ComputeAlignedRange()
+    texture = Usd.PrimRange(root.GetChildren()[1], Usd.TraverseInstanceProxies())
+    files = [p.GetAttribute("inputs:file").Get() for p in texture if p.GetAttribute("inputs:file")]
+    assert len(files) == 1 and files[0].resolvedPath, "the texture came along"
     assert [*box.GetMin(), *box.GetMax()] == pytest.approx([0.75, 2, 2.75, 1.25, 2.5, 3.25])
     assert usd_faults(report.usdz, stage) == []
     assert UsdGeom.GetStageUpAxis(stage) == "Y" and UsdGeom.GetStageMetersPerUnit(stage) == 1

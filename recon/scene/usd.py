@@ -33,8 +33,14 @@ def write_usdz(path: Path, name: str, copies: Sequence[tuple[str, Path, Float64[
         root = Path(folder) / "scene.usdc"
         _write_root(root, name, [(copy, layers[glb], matrix) for copy, glb, matrix in copies])
         fresh = path.with_name(f".{path.stem}.new.usdz")
-        if not UsdUtils.CreateNewARKitUsdzPackage(Sdf.AssetPath(str(root)), str(fresh), f"{name}.usdc"):
-            raise OSError(f"OpenUSD could not write {path}")
+        # OpenUSD warns of textures that it has packed already; what is lost in truth is found below.
+        quiet = UsdUtils.CoalescingDiagnosticDelegate()
+        packed = UsdUtils.CreateNewARKitUsdzPackage(Sdf.AssetPath(str(root)), str(fresh), f"{name}.usdc")
+        del quiet
+        if not packed or _lost_textures(fresh):
+            raise OSError(
+                f"OpenUSD could not write {path}: {', '.join(_lost_textures(fresh)) or 'no package was made'}"
+            )
         fresh.replace(path)
 
 
@@ -47,6 +53,18 @@ def _unpacked(package: Path, folder: Path) -> Path:
     with zipfile.ZipFile(package) as files:
         files.extractall(folder)
         return folder / files.namelist()[0]  # by the USDZ specification the first file is the root
+
+
+def _lost_textures(package: Path) -> list[str]:
+    """Textures that a package names and does not hold."""
+    from pxr import Usd
+
+    if not package.exists():
+        return []
+    stage = Usd.Stage.Open(str(package))  # held: prims of a stage that is let go of are no more
+    prims = Usd.PrimRange(stage.GetPseudoRoot(), Usd.TraverseInstanceProxies())
+    files = [prim.GetAttribute("inputs:file").Get() for prim in prims if prim.GetAttribute("inputs:file")]
+    return [file.path for file in files if not file.resolvedPath]
 
 
 def _write_root(path: Path, name: str, copies: Sequence[tuple[str, Path, Float64[np.ndarray, "4 4"]]]) -> None:

@@ -42,6 +42,11 @@ class Data:
     photos: PatchPhotos | None
     """What patches are compared on; None: they are not."""
 
+    def seen_by(self, cameras: UnitCameras) -> Data:
+        """The same with other cameras."""
+        cameras = cameras.to(self.cameras.centre.device)
+        return replace(self, cameras=cameras, photos=self.photos and self.photos.seen_by(cameras))
+
     def to(self, device: torch.device) -> Data:
         """The same on another device."""
         moved: Data = on_device(self, device)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-FORMAT = 2
+FORMAT = 3
 """Raise it whenever what `Trainer.state`, `Baker.state` or `Watch.state` hold changes its names or meaning."""
 
 

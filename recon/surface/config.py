@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from recon.stage import NOT_IN_KEY
 from recon.surface.baked import Placing
+from recon.surface.corrections import CameraConfig
 from recon.surface.engine import Engine, Precision
 from recon.surface.field import FieldConfig
 from recon.surface.importance import ImportanceConfig
@@ -104,6 +105,8 @@ class SurfaceConfig:
     """Weights of the loss's terms."""
     patches: PatchConfig = field(default_factory=PatchConfig)
     """Patches that must agree between photos."""
+    cameras: CameraConfig = field(default_factory=CameraConfig)
+    """Correcting the cameras."""
     watch: WatchConfig = field(default_factory=WatchConfig)
     """Noticing that the training breaks down."""
     pace: PaceConfig = field(default_factory=PaceConfig)

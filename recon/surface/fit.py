@@ -18,7 +18,9 @@ from recon.surface.baking import Baker, unit_from_region, unit_planes
 from recon.surface.batch import Data
 from recon.surface.checkpoint import load_checkpoint, save_checkpoint
 from recon.surface.config import SurfaceConfig
+from recon.surface.corrections import Corrections
 from recon.surface.engine import device_for, resolve
+from recon.surface.find_patches import find_patches
 from recon.surface.hidden import find_hidden
 from recon.surface.pace import steps_to_skip
 from recon.surface.patches import gather_for_patches
@@ -31,7 +33,7 @@ from recon.surface.watch import Watch
 from recon.transforms import Similarity
 
 
-@stage(result=SurfaceField, version=5, resumable=True)
+@stage(result=SurfaceField, version=7, resumable=True)
 def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
@@ -54,7 +56,8 @@ def fit_surface(
     trainer = Trainer(cfg, engine, data, len(posed.views))
     trainer.first_inv_s = blunt_start(baker, carved, data, cfg)
     job.notes["first_inv_s"] = round(trainer.first_inv_s, 1)
-    fit = Fit(trainer, baker, Watch(cfg.watch), (region, unit_from_world))
+    corrections = Corrections(cfg.cameras, posed, unit_from_world)
+    fit = Fit(trainer, baker, Watch(cfg.watch), corrections, (region, unit_from_world))
     checkpoint = job.folder / "checkpoint.pt"
     state, why_anew = load_checkpoint(checkpoint)
     if why_anew:
@@ -69,6 +72,7 @@ def fit_surface(
         train(fit, viewer, checkpoint, job)
     job.notes["steps_skipped"] = fit.n_skipped
     checkpoint.unlink(missing_ok=True)
+    job.notes |= corrections.notes()
     report(trainer, [view.name for view in posed.views], job)
     return SurfaceField(
         unit_from_world,
@@ -76,6 +80,7 @@ def fit_surface(
         trainer.field.arrays(),
         math.log(trainer.inv_s()),
         np.exp(trainer.centred_gain().detach().cpu().double().numpy()),
+        corrections.views(),
         {k: round(v, 5) for k, v in trainer.averages.items()} | {"n_steps": cfg.n_steps},
     )
 
@@ -152,6 +157,7 @@ class Fit:
     trainer: Trainer
     baker: Baker
     watch: Watch
+    corrections: Corrections
     where: tuple[ObjectRegion, Similarity]
     """What the baked grids lie in."""
     refreshed_at: int = -1
@@ -162,6 +168,7 @@ class Fit:
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs to go on as if nothing had happened."""
         parts = {"trainer": self.trainer.state(), "baker": self.baker.state(), "watch": self.watch.state()}
+        parts["cameras"] = self.corrections.state()
         return parts | {"refreshed_at": self.refreshed_at, "n_skipped": self.n_skipped}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -169,6 +176,7 @@ class Fit:
         self.baker = Baker(*self.where, state["baker"]["resolution"], self.trainer.device)
         self.baker.restore(state["baker"])
         self.watch.restore(state["watch"])
+        self.trainer.data = self.trainer.data.seen_by(self.corrections.restore(state["cameras"]))
         self.refreshed_at, self.n_skipped = state["refreshed_at"], state["n_skipped"]
 
     def moment(self) -> Moment:
@@ -187,6 +195,18 @@ class Fit:
         data, baker = self.trainer.data, self.baker
         self.trainer.unseen = find_hidden(baker.baked, baker.inside(), data.cameras, data.planes)
 
+    def correct_cameras(self) -> None:
+        """Bring the cameras in step with the surface and each other, if it is time."""
+        trainer, corrections = self.trainer, self.corrections
+        cfg, data = trainer.cfg, trainer.data
+        if data.photos is None or not corrections.due(trainer.step / cfg.n_steps):
+            return
+        rng = np.random.default_rng([cfg.seed, corrections.n_done])
+        n = cfg.cameras.n_patches
+        patches = find_patches(data, trainer.field.geometry, self.baker.baked, trainer.sample_rays, cfg.patches, rng, n)
+        corrections.improve(patches, data.photos, cfg.patches.patch(trainer.device))
+        trainer.data = data.seen_by(corrections.cameras())
+
     def refresh(self, job: Job) -> None:
         """Look whether all is well, and bring the baked grid in step with the field."""
         trainer, cfg, whole = self.trainer, self.trainer.cfg, False
@@ -200,6 +220,7 @@ class Fit:
         if trouble:
             self.go_back(trouble, job)
             return self.refresh(job)
+        self.correct_cameras()
         if whole:
             self.find_hidden()
         skip = steps_to_skip(cfg.pace, seen, trainer.step / cfg.n_steps >= cfg.open_share, cfg.bake_every)

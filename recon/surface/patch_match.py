@@ -62,6 +62,14 @@ def sample_level(
     pyramid: Pyramid, view: Int[Tensor, "*n"], level: Int[Tensor, "*n"], at_px: Float[Tensor, "*n 2"]
 ) -> tuple[Float[Tensor, "*n"], Bool[Tensor, "*n"]]:
     """Grey values at positions in a level's whole photo, bilinear, and whether all four pixels are the object's."""
+    value, _, inside = sample_slopes(pyramid, view, level, at_px)
+    return value, inside
+
+
+def sample_slopes(
+    pyramid: Pyramid, view: Int[Tensor, "*n"], level: Int[Tensor, "*n"], at_px: Float[Tensor, "*n 2"]
+) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n 2"], Bool[Tensor, "*n"]]:
+    """`sample_level` with the values' slopes to the right and down, per pixel of the level."""
     columns, rows = pyramid.size[view, level].unbind(-1)
     p = at_px - pyramid.corner[view, level] - 0.5
     inside = (p[..., 0] >= 0) & (p[..., 1] >= 0) & (p[..., 0] < columns - 1) & (p[..., 1] < rows - 1)
@@ -73,7 +81,7 @@ def sample_level(
     a, b, c, d = (value.to(p.dtype) for value in four)
     fx, fy = (torch.where(inside[..., None], p - first, torch.zeros_like(p))).unbind(-1)
     top, low = a + fx * (b - a), c + fx * (d - c)
-    return top + fy * (low - top), inside
+    return top + fy * (low - top), torch.stack([(b - a) + fy * ((d - c) - (b - a)), low - top], -1), inside
 
 
 def match_reference(plane: Float[Tensor, "n 3"], photos: PatchPhotos, patch: Patch, at: PatchPlaces) -> Matches:

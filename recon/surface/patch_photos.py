@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import cv2
@@ -58,6 +58,18 @@ class PatchPhotos:
     cameras: PatchCameras
     neighbours: Int[Tensor, "n_views n_sources"]
     """Each view's partners, best first, -1 where there are no more."""
+    factor: Float[Tensor, "n_views 4"]
+    """Of the pyramid's intrinsics against the photos' own."""
+
+    def seen_by(self, cameras: UnitCameras) -> PatchPhotos:
+        """The same photos with other cameras."""
+        return replace(self, cameras=patch_cameras(cameras, self.factor))
+
+
+def patch_cameras(cameras: UnitCameras, factor: Float[Tensor, "n_views 4"]) -> PatchCameras:
+    """Cameras of photos that were reduced by a factor."""
+    centre, rotation, intrinsics = (x.to(factor.device) for x in (cameras.centre, cameras.rotation, cameras.intrinsics))
+    return PatchCameras(centre, rotation, intrinsics * factor)
 
 
 def halve(grey: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2"]:
@@ -153,7 +165,6 @@ def gather_photos(
     surface: points and normals of roughly the surface in the unit cube, at least some hundreds.
     """
     pyramid, factor = build_pyramid(posed, region, max_side_px)
-    intrinsics = cameras.intrinsics * torch.from_numpy(np.tile(factor, (1, 2))).float()
+    of_intrinsics = torch.from_numpy(np.tile(factor, (1, 2))).float()
     neighbours = choose_neighbours(cameras.centre.numpy(), *surface, n_sources)
-    in_unit = PatchCameras(cameras.centre, cameras.rotation, intrinsics)
-    return PatchPhotos(pyramid, in_unit, torch.from_numpy(neighbours))
+    return PatchPhotos(pyramid, patch_cameras(cameras, of_intrinsics), torch.from_numpy(neighbours), of_intrinsics)
