@@ -91,7 +91,7 @@ class Choice(NamedTuple):
     labels: Int64[np.ndarray, " n_faces"]
 
 
-@stage(result=Asset, version=3)
+@stage(result=Asset, version=4)
 def bake_texture(posed: PosedCapture, region: ObjectRegion, uv_mesh: UvMesh, cfg: TextureConfig, job: Job) -> Asset:
     """Make the base colour map of `uv_mesh` from the photos, and its roughness and metal where they tell.
 

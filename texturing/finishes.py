@@ -37,7 +37,7 @@ BORDER_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Finish:
-    """What one region is made of."""
+    """What a part of the surface is made of."""
 
     area_share: float
     roughness: float
@@ -61,20 +61,23 @@ def find_finishes(
 ) -> Finishes | None:
     """The finishes of the regions of like colour; None where the photos tell nothing of the object at all.
 
-    whole: the object's gloss. A region that tells nothing by itself has the object's finish.
+    whole: the object's gloss. A region that tells nothing of its own has the object's finish.
     """
     told = roughness_and_metallic(whole)
     if told is None:
         return None
-    label = colour_regions(cells, level_observations(observed, gains), observed.seen)
-    kept, share = np.unique(label), np.bincount(label, cells.areas) / cells.areas.sum()
-    found = []
-    for region in kept:
-        own = roughness_and_metallic(_gloss_of(label == region, cells, observed, gains))
-        differs = own is not None and (abs(own[0] - told[0]) >= PLAINLY or own[1] != told[1])
-        roughness, metallic = own if own and differs and share[region] >= LEAST_SHARE else told
-        found.append(Finish(round(float(share[region]), 3), roughness, metallic))
-    return Finishes(tuple(found), np.searchsorted(kept, label).astype(np.int64))
+    region = colour_regions(cells, level_observations(observed, gains), observed.seen)
+    values = np.tile(told, (len(cells.faces), 1))
+    for k in np.unique(region):
+        inside = region == k
+        own = roughness_and_metallic(_gloss_of(inside, cells, observed, gains))
+        large = cells.areas[inside].sum() >= LEAST_SHARE * cells.areas.sum()
+        if own and large and (abs(own[0] - told[0]) >= PLAINLY or own[1] != told[1]):
+            values[inside] = own
+    kept, label = np.unique(values, axis=0, return_inverse=True)
+    share = np.bincount(label, cells.areas) / cells.areas.sum()
+    found = (Finish(round(float(s), 3), float(r), float(m)) for s, (r, m) in zip(share, kept, strict=True))
+    return Finishes(tuple(found), label.astype(np.int64))
 
 
 def _gloss_of(

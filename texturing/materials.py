@@ -70,7 +70,8 @@ def _finish_of(asset: Asset, cfg: MaterialsConfig, job: Job) -> Float32[np.ndarr
     if told is not None:
         job.notes.update(finishes=asset.stats["finishes"], roughness_and_metallic="from the photos")
         return told.astype(np.float32) / 255
-    job.notes.update(roughness=cfg.roughness, metallic=cfg.metallic, roughness_and_metallic="a plain default")
+    plain = {"area_share": 1.0, "roughness": cfg.roughness, "metallic": cfg.metallic}
+    job.notes.update(finishes=[plain], roughness_and_metallic="a plain default")
     size = asset.uv_mesh.texture_size_px
     return np.full((size, size, 3), (1, cfg.roughness, cfg.metallic), np.float32)
 
