@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from recon.errors import UserError
 from recon.prior.network.features import STRIDES, FeaturePyramid, Pyramid, standardised
-from recon.prior.network.regularise import VolumeNet, probability_around, soft_argmin
+from recon.prior.network.regularise import Convolution, VolumeNet, probability_around, soft_argmin
 from recon.prior.network.warp import group_correlation, warp_to_planes
 
 N_HYPOTHESES = (32, 16, 8)
@@ -62,8 +62,8 @@ class ViewWeights(nn.Module):
     def __init__(self, n_groups: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv3d(n_groups, 16, 1), nn.ReLU(inplace=True), nn.Conv3d(16, 8, 1), nn.ReLU(inplace=True),
-            nn.Conv3d(8, 1, 1),
+            Convolution(n_groups, 16, 1), nn.ReLU(inplace=True), Convolution(16, 8, 1), nn.ReLU(inplace=True),
+            Convolution(8, 1, 1),
         )  # fmt: skip
 
     def forward(self, correlation: Float[Tensor, "b g d h w"]) -> Float[Tensor, "b h w"]:
