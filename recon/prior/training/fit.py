@@ -1,0 +1,184 @@
+"""The fit of the depth network: tuples in, weights and a validation curve out."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from recon.prior.network.cascade import STEPS, CascadeMvsNet, StageDepth, whole_probability
+from recon.prior.network.features import STRIDES
+from recon.prior.training.tuples import Batch, SceneSource, ViewTuple, collate, draw
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How the network is fitted."""
+
+    n_steps: int = 8000
+    tuples_per_step: int = 2
+    fewest_sources: int = 2
+    most_sources: int = 4
+    learning_rate: float = 1.5e-3
+    """Highest, reached after `warm_steps`; it falls to nothing along a cosine."""
+    warm_steps: int = 200
+    stage_weights: tuple[float, float, float] = (0.5, 1.0, 2.0)
+    """Of the stages' losses, coarse to fine (Gu et al. 2020)."""
+    check_every: int = 250
+    """Steps between validations, and between checkpoints."""
+    seed: int = 0
+
+
+RIGHT_STEPS = 2.0
+"""A depth is right within so many steps of the last stage: 0.8 % of the depth range."""
+
+
+def found_by(net: CascadeMvsNet, batch: Batch) -> list[StageDepth]:
+    """What the network finds for a batch, at every stage."""
+    n, views = batch.rgb.shape[:2]
+    maps = net.pyramid(batch.rgb.flatten(0, 1))
+    split = [m.reshape(n, views, *m.shape[1:]) for m in maps]
+    pyramids = [[m[:, i] for m in split] for i in range(views)]
+    out: list[StageDepth] = net(pyramids[0], pyramids[1:], batch.rig)
+    return out
+
+
+def truth_at(batch: Batch, stride: int) -> tuple[Float[Tensor, "b h w"], Bool[Tensor, "b h w"]]:
+    """True positions and where they are known, for the cells of a stage.
+
+    The mean where a cell's pixels are all known and lie on one surface (within two steps of the first stage); where they
+    do not, nothing is asked: a cell on an edge has no one depth.
+    """
+    if stride == 1:
+        return batch.position, batch.known
+    known = functional.avg_pool2d(batch.known[:, None].float(), stride)[:, 0] > 0.999
+    position = batch.position[:, None]
+    high, low = functional.max_pool2d(position, stride)[:, 0], -functional.max_pool2d(-position, stride)[:, 0]
+    return functional.avg_pool2d(position, stride)[:, 0], known & (high - low < 2 * STEPS[0])
+
+
+def loss_of(found: list[StageDepth], batch: Batch, weights: Sequence[float]) -> Tensor:
+    """Smooth L1 of each stage, where depth is known, in steps of that stage."""
+    total = torch.zeros((), device=batch.position.device)
+    for stage, weight, stride, step in zip(found, weights, STRIDES, STEPS, strict=True):
+        true, known = truth_at(batch, stride)
+        height, width = true.shape[1:]
+        error = functional.smooth_l1_loss(stage.position[:, :height, :width] / step, true / step, reduction="none")
+        total = total + weight * (error * known).sum() / known.sum().clamp(min=1)
+    return total
+
+
+@torch.no_grad()
+def validate(net: CascadeMvsNet, batches: Sequence[Batch], cfg: FitConfig) -> dict[str, float]:
+    """Over all pixels of known depth: mean loss, error as a share of the range, shares right, in all and of the half
+    that the network holds most probable."""
+    net.eval()
+    rows = []
+    for batch in batches:
+        found = found_by(net, batch)
+        height, width = batch.position.shape[1:]
+        error = (found[-1].position[:, :height, :width] - batch.position).abs()[batch.known]
+        sure = whole_probability(found)[:, :height, :width][batch.known]
+        right = (error < RIGHT_STEPS * STEPS[-1]).float()
+        best = sure.argsort(descending=True)[: max(len(sure) // 2, 1)]
+        rows.append([
+            float(loss_of(found, batch, cfg.stage_weights)), float(error.mean()), float(error.median()),
+            float(right.mean()), float(right[best].mean()), float(sure.mean()),
+        ])  # fmt: skip
+    net.train()
+    names = ("loss", "mean_error", "median_error", "right_share", "right_share_of_surer_half", "mean_probability")
+    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
+
+
+def check_batches(scenes: SceneSource, n: int, device: torch.device) -> list[Batch]:
+    """The same tuples of held-out scenes for every validation, with 2, 3 and 4 sources."""
+    return [
+        collate([*draw(scenes, 2, 2 + k % 3, np.random.default_rng([12, k]))], device) for k in range(max(1, n // 2))
+    ]
+
+
+class Fit:
+    """The training's state between steps."""
+
+    def __init__(self, folder: Path, device: torch.device, cfg: FitConfig) -> None:
+        torch.manual_seed(cfg.seed)
+        self.cfg, self.device, self.folder = cfg, device, folder
+        self.net = CascadeMvsNet().to(device).train()
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), cfg.learning_rate, weight_decay=1e-4)
+        self.step, self.seconds = 0, 0.0
+        self.checkpoint = folder / "checkpoint.pt"
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, map_location=device, weights_only=True)
+            self.net.load_state_dict(state["net"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.seconds = state["step"], state["seconds"]
+
+    def save(self) -> None:
+        """Leave a checkpoint, whole or not at all."""
+        state = {"net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step,
+                 "seconds": self.seconds}  # fmt: skip
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+
+    def train_step(self, tuples: Sequence[ViewTuple]) -> float:
+        """One step; returns its loss."""
+        cfg = self.cfg
+        fall = 0.5 * (1 + np.cos(np.pi * self.step / cfg.n_steps))
+        for group in self.optimiser.param_groups:
+            group["lr"] = float(cfg.learning_rate * min(1.0, (self.step + 1) / cfg.warm_steps) * fall)
+        batch = collate(tuples, self.device)
+        loss = loss_of(found_by(self.net, batch), batch, cfg.stage_weights)
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        self.optimiser.step()
+        self.step += 1
+        return float(loss.detach())
+
+
+def tuples_of(step: int, scenes: SceneSource, cfg: FitConfig) -> list[ViewTuple]:
+    """The same tuples at the same step whether or not the training was interrupted."""
+    rng = np.random.default_rng([cfg.seed, step, 5])
+    n_sources = int(rng.integers(cfg.fewest_sources, cfg.most_sources + 1))
+    return draw(scenes, cfg.tuples_per_step, n_sources, rng)
+
+
+def fit(
+    scenes: SceneSource, checks: Sequence[Batch], folder: Path, device: torch.device, cfg: FitConfig
+) -> CascadeMvsNet:
+    """Train; goes on from the checkpoint in `folder`, and writes `curve.csv` and `checkpoint.pt` there."""
+    run = Fit(folder, device, cfg)
+    before, losses = time.perf_counter() - run.seconds, []
+    with ThreadPoolExecutor(1) as ahead:  # the next step's tuples are drawn while this one's are learned from
+        waiting = ahead.submit(tuples_of, run.step, scenes, cfg)
+        while run.step < cfg.n_steps:
+            tuples = waiting.result()
+            waiting = ahead.submit(tuples_of, run.step + 1, scenes, cfg)
+            losses.append(run.train_step(tuples))
+            if run.step % cfg.check_every == 0 or run.step == cfg.n_steps:
+                run.seconds = time.perf_counter() - before
+                row = {"step": run.step, "seconds": round(run.seconds, 1), "train_loss": float(np.mean(losses))}
+                append_row(folder / "curve.csv", row | validate(run.net, checks, cfg))
+                run.save()
+                losses.clear()
+    return run.net.eval()
+
+
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """Add a line to a CSV file, whose first line names its columns."""
+    fresh = not path.exists()
+    with path.open("a", newline="") as handle:
+        writer = csv.DictWriter(handle, row)
+        if fresh:
+            writer.writeheader()
+        writer.writerow({k: round(v, 5) for k, v in row.items()})
