@@ -5,8 +5,8 @@
     python scripts/train_mvsnet.py --out build/mvsnet --scenes 2000 --steps 60000 --batch 8 --device cuda
 
 Renders scenes, fits the network and writes weights.npz (copy it to recon/prior/network/weights.npz to ship it, or name
-it by prior.network.checkpoint); what is already in the folder is not made again, and an interrupted fit goes on from its
-last check. The curve of the fit is in curve.csv and curve.png.
+it by prior.network.checkpoint); what is already in the folder is not made again, and an interrupted fit goes on from
+its last check. The curve of the fit is in curve.csv and curve.png.
 """
 
 from __future__ import annotations

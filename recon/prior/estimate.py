@@ -1,4 +1,4 @@
-"""A dense oriented point cloud of the object by classical multi-view stereo: sweep, refine, filter, fuse."""
+"""A dense oriented point cloud of the object by multi-view stereo: depth maps (swept or learned), filter, fuse."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from recon.data import ObjectRegion, PosedCapture, PriorCloud
 from recon.prior.filter import FilterConfig, agreeing, neighbours
 from recon.prior.fuse import FuseConfig, empty_cloud, fuse, joined, samples_of
+from recon.prior.network.config import NetworkConfig
 from recon.prior.refine import RefineConfig, refine_depth
 from recon.prior.sweep import SweepConfig, sweep_again, sweep_inverse_depth
 from recon.prior.view_pairs import choose_sources, common_points, viewing_directions
@@ -25,8 +28,19 @@ FEW_KEPT = 0.1
 """Below this share of the masks' pixels with an agreed depth the user is told."""
 
 
+class Method(Enum):
+    """Who finds the depth maps."""
+
+    sweep = "sweep"
+    """The classical plane sweep with slanted-plane refinement: nothing learned."""
+    mvsnet = "mvsnet"
+    """The cascade MVSNet; needs trained weights (scripts/train_mvsnet.py)."""
+
+
 @dataclass(frozen=True)
 class PriorConfig:
+    method: Method = Method.sweep
+    """Who finds the depth maps; all else is the same."""
     object_px: int = 60_000
     """Pixels of the object in the median photo at working size; photos are reduced to it, never enlarged. Time and
     memory go in proportion; raising it finds finer detail."""
@@ -45,10 +59,16 @@ class PriorConfig:
     """The plane sweep."""
     refine: RefineConfig = field(default_factory=RefineConfig)
     """The slanted-plane refinement."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """The network, for method=mvsnet."""
     filter: FilterConfig = field(default_factory=FilterConfig)
     """The agreement between views."""
     fuse: FuseConfig = field(default_factory=FuseConfig)
     """The cloud."""
+
+    def files(self) -> tuple[Path, ...]:
+        """Files whose contents the result depends on. Raises UserError where the network's weights are missing."""
+        return (self.network.weights(),) if self.method is Method.mvsnet else ()
 
 
 @contextmanager
@@ -99,6 +119,10 @@ def depth_maps(
     progress: Callable[[int, int], None],
 ) -> list[DepthMap]:
     """Depth maps of the chosen views that have at least one source."""
+    if cfg.method is Method.mvsnet:
+        from recon.prior.learned import network_depth_maps
+
+        return network_depth_maps(works, sources, chosen, hull, cfg.network, progress)
     wanted = [i for i in chosen if sources[i]]
     futures = [pool.submit(estimate_depth, works[i], [works[k] for k in sources[i]], hull, cfg) for i in wanted]
     maps = []
@@ -142,7 +166,13 @@ def estimate_prior(posed: PosedCapture, region: ObjectRegion, cfg: PriorConfig, 
     parts = [samples_of(a, cfg.fuse.edge_px) for a in agreed]
     cloud = fuse(joined(parts), works, hull, region, cfg.outside_share, cfg.fuse)
     kept = sum(len(p.points) for p in parts) / sum(int(m.work_view.mask.sum()) for m in maps)
-    job.notes |= {"scale": scale, "n_depth_maps": len(maps), "kept_share": kept, "n_points": len(cloud.points_world)}
+    job.notes |= {
+        "method": cfg.method.name,
+        "scale": scale,
+        "n_depth_maps": len(maps),
+        "kept_share": kept,
+        "n_points": len(cloud.points_world),
+    }
     if kept < FEW_KEPT:
         job.warn(
             f"Photos agree on only {kept:.0%} of the object's surface (plain or mirroring material): "

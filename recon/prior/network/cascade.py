@@ -141,7 +141,8 @@ class CascadeMvsNet(nn.Module):
         stage and enlarged from then on."""
         inv_depth = rig.inverse_depth(positions)
         weights = [_doubled(w) for w in weights]
-        total, norm = 0.0, LEAST_WEIGHT
+        total = own.new_zeros(len(own), GROUPS[stage], *positions.shape[1:])
+        norm = own.new_full((len(own), 1, *positions.shape[1:]), LEAST_WEIGHT)
         for k, other in enumerate(others):
             warped, inside = warp_to_planes(other, rig.a[:, k], rig.b[:, k], inv_depth, STRIDES[stage])
             correlation = group_correlation(own, warped, GROUPS[stage])
@@ -149,7 +150,7 @@ class CascadeMvsNet(nn.Module):
                 weights.append(self.view_weights(correlation))
             weight = (weights[k][:, None] * inside)[:, None]
             total, norm = total + correlation * weight, norm + weight
-        return total / norm, weights  # type: ignore[return-value]
+        return total / norm, weights
 
 
 def _doubled(weight: Float[Tensor, "b h w"]) -> Float[Tensor, "b hh ww"]:

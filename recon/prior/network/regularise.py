@@ -19,9 +19,8 @@ class Convolution(nn.Conv3d):
         if volume.device.type != "cpu" or not torch.backends.mkldnn.is_available():
             return super().forward(volume)
         laid = volume.contiguous(memory_format=torch.channels_last_3d)
-        return torch.mkldnn_convolution(  # type: ignore[no-any-return]
-            laid, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-        )
+        padding = [int(p) for p in self.padding]
+        return torch.mkldnn_convolution(laid, self.weight, self.bias, padding, self.stride, self.dilation, self.groups)
 
 
 def _block(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
@@ -56,9 +55,7 @@ def _enlarged(volume: Float[Tensor, "b c d h w"], like: Float[Tensor, "b c dd hh
     return functional.interpolate(volume, size=like.shape[2:], mode="trilinear", align_corners=False)
 
 
-def soft_argmin(
-    probability: Float[Tensor, "b d h w"], hypotheses: Float[Tensor, "b d h w"]
-) -> Float[Tensor, "b h w"]:
+def soft_argmin(probability: Float[Tensor, "b d h w"], hypotheses: Float[Tensor, "b d h w"]) -> Float[Tensor, "b h w"]:
     """The expected hypothesis (Kendall et al. 2017, eq. 1)."""
     return (probability * hypotheses).sum(1)
 

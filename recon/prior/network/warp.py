@@ -57,9 +57,10 @@ def warp_to_planes(
     inv_depth: Float[Tensor, "b d h w"],
     stride: int,
 ) -> tuple[Float[Tensor, "b c d h w"], Bool[Tensor, "b d h w"]]:
-    """The source's features as seen from the reference if the surface lay at each inverse depth_z; and where they exist.
+    """The source's features as seen from the reference if the surface lay at each inverse depth_z.
 
     inv_depth: of each hypothesis and cell. Bilinear; zero outside the source.
+    Also tells where the source has any.
     """
     n, depths, height, width = inv_depth.shape
     size = torch.tensor([source.shape[3], source.shape[2]], dtype=a.dtype, device=a.device)

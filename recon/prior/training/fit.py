@@ -55,8 +55,8 @@ def found_by(net: CascadeMvsNet, batch: Batch) -> list[StageDepth]:
 def truth_at(batch: Batch, stride: int) -> tuple[Float[Tensor, "b h w"], Bool[Tensor, "b h w"]]:
     """True positions and where they are known, for the cells of a stage.
 
-    The mean where a cell's pixels are all known and lie on one surface (within two steps of the first stage); where they
-    do not, nothing is asked: a cell on an edge has no one depth.
+    The mean where a cell's pixels are all known and lie on one surface (within two steps of the first stage); where
+    they do not, nothing is asked: a cell on an edge has no one depth.
     """
     if stride == 1:
         return batch.position, batch.known

@@ -222,4 +222,4 @@ def _compressed(rgb: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> UI
     ok, code = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(70, 97))])
     if not ok:
         raise RuntimeError("OpenCV could not write a JPEG.")
-    return np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))[..., ::-1])

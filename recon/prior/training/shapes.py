@@ -32,14 +32,14 @@ def random_rotation(rng: np.random.Generator) -> np.ndarray:
 def _part(rng: np.random.Generator) -> Sdf:
     """A turned primitive within about 0.6 of the origin."""
     rotation, centre = random_rotation(rng).astype(np.float32), rng.normal(0, 0.2, 3).astype(np.float32)
-    size, kind, middle = rng.uniform(0.08, 0.4, 3), int(rng.integers(4)), (0.0, 0.0, 0.0)
+    size, kind, middle = rng.uniform(0.08, 0.4, 3).tolist(), int(rng.integers(4)), (0.0, 0.0, 0.0)
 
     def distance(p: Points) -> np.ndarray:
         q = (p - centre) @ rotation
         if kind == 0:
             return ellipsoid(q, middle, size)
         if kind == 1:
-            return box(q, size, 0.3 * float(size.min()))
+            return box(q, size, 0.3 * min(size))
         if kind == 2:
             return torus(q, middle, 2, 0.15 + size[0], 0.03 + 0.25 * size[1])
         return cone_capsule(q, (0, 0, -size[0]), (0, 0, size[0]), 0.5 * size[1], 0.5 * size[2])
@@ -111,7 +111,9 @@ def sticks(rng: np.random.Generator) -> list[Piece]:
     joints, out = rng.uniform(-0.5, 0.5, (int(rng.integers(5, 10)), 3)), []
     for _ in range(int(rng.integers(4, 12))):
         i, j = rng.choice(len(joints), 2, replace=False)
-        out.append(Piece(trimesh.creation.cylinder(rng.uniform(0.012, 0.05), segment=joints[[i, j]], sections=14), True))
+        out.append(
+            Piece(trimesh.creation.cylinder(rng.uniform(0.012, 0.05), segment=joints[[i, j]], sections=14), True)
+        )
     if rng.random() < 0.5:
         ring = trimesh.creation.torus(rng.uniform(0.2, 0.5), rng.uniform(0.015, 0.05))
         turn = np.eye(4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ MOST_SLACK = 0.25
 """How much farther than the object the depth range may reach at either end, as a share of it."""
 
 
+@runtime_checkable
 class SceneSource(Protocol):
     """Scenes by number."""
 
