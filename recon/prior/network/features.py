@@ -30,8 +30,8 @@ def _blurred(grey: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
 def standardised(rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 4 hh ww"]:
     """What the network sees of a picture (0..1), free of exposure and shading, padded to multiples of 16.
 
-    Colours less their mean over their deviation, and grey likewise in a small neighbourhood. The padding is zeros at the
-    right and below.
+    Colours less their mean over their deviation, and grey likewise in a small neighbourhood. The padding is zeros at
+    the right and below.
     """
     mean, deviation = rgb.mean((1, 2, 3), keepdim=True), rgb.std((1, 2, 3), keepdim=True)
     grey = rgb.mean(1, keepdim=True)

@@ -59,8 +59,8 @@ def warp_to_planes(
 ) -> tuple[Float[Tensor, "b c d h w"], Bool[Tensor, "b d h w"]]:
     """The source's features as seen from the reference if the surface lay at each inverse depth_z.
 
-    inv_depth: of each hypothesis and cell. Bilinear; zero outside the source.
-    Also tells where the source has any.
+    inv_depth: of each hypothesis and cell. Bilinear; zero outside the source. The second result
+    tells what is inside.
     """
     n, depths, height, width = inv_depth.shape
     size = torch.tensor([source.shape[3], source.shape[2]], dtype=a.dtype, device=a.device)
@@ -78,5 +78,6 @@ def group_correlation(
 ) -> Float[Tensor, "b g d h w"]:
     """Mean product of features over each group of channels (Guo et al. 2019, eq. 1)."""
     n, channels, depths, height, width = warped.shape
-    product = reference[:, :, None] * warped
-    return product.reshape(n, n_groups, channels // n_groups, depths, height, width).mean(2)
+    share = reference / (channels // n_groups)  # dividing here is cheaper than a mean over the volume
+    product = share[:, :, None] * warped
+    return product.reshape(n, n_groups, channels // n_groups, depths, height, width).sum(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class FitConfig:
     seed: int = 0
 
 
+N_AHEAD = 4
+"""Steps whose tuples are drawn while one is learned from."""
 RIGHT_STEPS = 2.0
 """A depth is right within so many steps of the last stage: 0.8 % of the depth range."""
 
@@ -159,11 +162,11 @@ def fit(
     """Train; goes on from the checkpoint in `folder`, and writes `curve.csv` and `checkpoint.pt` there."""
     run = Fit(folder, device, cfg)
     before, losses = time.perf_counter() - run.seconds, []
-    with ThreadPoolExecutor(1) as ahead:  # the next step's tuples are drawn while this one's are learned from
-        waiting = ahead.submit(tuples_of, run.step, scenes, cfg)
+    with ThreadPoolExecutor(N_AHEAD) as pool:
+        ahead = deque(pool.submit(tuples_of, run.step + k, scenes, cfg) for k in range(N_AHEAD))
         while run.step < cfg.n_steps:
-            tuples = waiting.result()
-            waiting = ahead.submit(tuples_of, run.step + 1, scenes, cfg)
+            tuples = ahead.popleft().result()
+            ahead.append(pool.submit(tuples_of, run.step + N_AHEAD, scenes, cfg))
             losses.append(run.train_step(tuples))
             if run.step % cfg.check_every == 0 or run.step == cfg.n_steps:
                 run.seconds = time.perf_counter() - before
