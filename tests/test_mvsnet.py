@@ -11,6 +11,7 @@ import torch
 from test_prior import CENTRE, RADIUS, make_scene, true_depth
 
 from recon.camera import Pinhole, View
+from recon.cli import main
 from recon.errors import UserError
 from recon.prior.estimate import Method, PriorConfig, estimate_prior
 from recon.prior.filter import FilterConfig, agreeing
@@ -314,3 +315,11 @@ def test_an_untrained_network_goes_through_the_whole_stage(ball, works: list[Wor
 
 def test_a_volumes_size_is_kept() -> None:
     assert VolumeNet(4)(torch.rand(1, 4, 8, 12, 20)).shape == (1, 8, 12, 20)
+
+
+def test_missing_weights_end_a_job_before_its_first_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    words = [f"capture={tmp_path / 'photos'}", f"out={tmp_path / 'out'}", f"workspace={tmp_path / 'work'}"]
+    code = main([*words, "prior.method=mvsnet", f"prior.network.checkpoint={tmp_path / 'none.npz'}"])
+    said = capsys.readouterr()
+    assert code != 0 and "none.npz is missing" in "".join((said.out + said.err).split("\n"))

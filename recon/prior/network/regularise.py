@@ -12,8 +12,8 @@ WIDTHS = (8, 16, 32)
 
 
 class Convolution(nn.Conv3d):
-    """A 3D convolution that asks for oneDNN on CPUs: torch's own choice there is up to twenty times slower for volumes
-    of few channels (torch 2.13)."""
+    """A 3D convolution that asks for oneDNN on CPUs, where torch's own choice for a batch of one is up to twenty times
+    slower (torch 2.13; its backward pass still is)."""
 
     def forward(self, volume: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b cc dd hh ww"]:
         if volume.device.type != "cpu" or not torch.backends.mkldnn.is_available():
