@@ -184,3 +184,10 @@ def test_the_loss_is_of_known_and_reached_depths(views: Views) -> None:
     true, known = truth_at(batch, 1)
     share = reached(lost, 2, true)[known]
     assert share.float().mean() < 0.2 and bool((true[known][share] < 7 * STEPS[2] + 1.1 * STEPS[2]).all())
+
+
+def test_a_fit_can_be_bounded_by_time(views: Views, tmp_path: Path) -> None:
+    scenes, cfg = OneScene(views), FitConfig(n_steps=10_000, most_s=0.01, most_sources=2)
+    fitting.fit(scenes, [collate(tuples_of(9, scenes, cfg), CPU)], tmp_path, CPU, cfg)
+    assert [x.split(",")[0] for x in (tmp_path / "curve.csv").read_text().splitlines()[1:]] == ["1"]
+    assert Fit(tmp_path, CPU, cfg).used() >= 1, "it stays ended"

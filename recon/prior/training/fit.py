@@ -26,6 +26,9 @@ class FitConfig:
     """How the network is fitted."""
 
     n_steps: int = 8000
+    most_s: float = 0.0
+    """The fit ends after so many seconds, earlier sessions counted in, even if steps are left; the learning rate falls
+    with whichever runs out first. 0: no limit."""
     tuples_per_step: int = 2
     """More is steadier and costs time in proportion; one alone takes as long as two on a CPU."""
     fewest_sources: int = 2
@@ -140,6 +143,11 @@ class Fit:
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.seconds = state["step"], state["seconds"]
 
+    def used(self) -> float:
+        """Share of the steps or of the time, whichever is more, that is used up."""
+        of_time = self.seconds / self.cfg.most_s if self.cfg.most_s > 0 else 0.0
+        return max(self.step / self.cfg.n_steps, of_time)
+
     def save(self) -> None:
         """Leave a checkpoint, whole or not at all."""
         state = {"net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step,
@@ -151,7 +159,7 @@ class Fit:
     def train_step(self, tuples: Sequence[ViewTuple]) -> float:
         """One step; returns its loss."""
         cfg = self.cfg
-        fall = 0.5 * (1 + np.cos(np.pi * self.step / cfg.n_steps))
+        fall = 0.5 * (1 + np.cos(np.pi * min(self.used(), 1.0)))
         for group in self.optimiser.param_groups:
             group["lr"] = float(cfg.learning_rate * min(1.0, (self.step + 1) / cfg.warm_steps) * fall)
         batch = collate(tuples, self.device)
@@ -179,12 +187,12 @@ def fit(
     before, losses = time.perf_counter() - run.seconds, []
     with ThreadPoolExecutor(N_AHEAD) as pool:
         ahead = deque(pool.submit(tuples_of, run.step + k, scenes, cfg) for k in range(N_AHEAD))
-        while run.step < cfg.n_steps:
+        while run.used() < 1:
             tuples = ahead.popleft().result()
             ahead.append(pool.submit(tuples_of, run.step + N_AHEAD, scenes, cfg))
             losses.append(run.train_step(tuples))
-            if run.step % cfg.check_every == 0 or run.step == cfg.n_steps:
-                run.seconds = time.perf_counter() - before
+            run.seconds = time.perf_counter() - before
+            if run.step % cfg.check_every == 0 or run.used() >= 1:
                 row = {"step": run.step, "seconds": round(run.seconds, 1), "train_loss": float(np.mean(losses))}
                 append_row(folder / "curve.csv", row | validate(run.net, checks, cfg))
                 run.save()
