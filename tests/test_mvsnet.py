@@ -323,3 +323,17 @@ def test_missing_weights_end_a_job_before_its_first_stage(tmp_path: Path, capsys
     code = main([*words, "prior.method=mvsnet", f"prior.network.checkpoint={tmp_path / 'none.npz'}"])
     said = capsys.readouterr()
     assert code != 0 and "none.npz is missing" in "".join((said.out + said.err).split("\n"))
+
+
+def test_a_gpu_finds_the_same_depth(cuda: torch.device) -> None:
+    torch.manual_seed(0)
+    net, pictures = CascadeMvsNet().eval(), torch.rand(3, 1, 3, 48, 64)
+    a, b = torch.eye(3).expand(1, 2, 3, 3), torch.tensor([[[9.0, 2, 0], [-6, 5, 0]]])
+    found = []
+    for device in (CPU, cuda):
+        own = net.to(device)
+        maps = [own.pyramid(p.to(device)) for p in pictures]
+        rig = Rig(a.to(device), b.to(device), torch.tensor([[0.5, 1.0]], device=device))
+        found.append(own(maps[0], maps[1:], rig)[-1].position.detach().cpu())
+    # other orders of summing, and TF32 where it is on: parts of a step
+    torch.testing.assert_close(found[0], found[1], atol=0.5 * STEPS[-1], rtol=0)
