@@ -132,7 +132,7 @@ def best_view(uv_mesh: UvMesh, choice: Choice, cfg: TextureConfig) -> Asset:
     return finish(uv_mesh, choice.texels, choice.cells, colour, total > 0)
 
 
-def finished(truth: Truth, folder: Path) -> tuple[Asset, dict[str, float], int]:
+def finished(truth: Truth, photos: Path, folder: Path) -> tuple[Asset, dict[str, float], int]:
     """Unwrap, texture, materials and export with default options: the asset, CPU seconds by stage, peak MB."""
     seconds: dict[str, float] = {}
     peak = 0
@@ -148,7 +148,7 @@ def finished(truth: Truth, folder: Path) -> tuple[Asset, dict[str, float], int]:
     uv_mesh = timed(unwrap, truth.mesh, UnwrapConfig())
     painted = timed(bake_texture, truth.posed, truth.region, uv_mesh, TextureConfig())
     asset = timed(bake_materials, truth.mesh, painted, MaterialsConfig())
-    timed(export, asset, truth.posed, truth.region, ExportConfig())
+    timed(export, asset, truth.mesh, truth.posed, truth.region, photos, ExportConfig())
     return asset, seconds, peak
 
 
@@ -269,7 +269,7 @@ def texture_rows(scene: Path, words: list[str]) -> Iterator[tuple[str, ...]]:
     with tempfile.TemporaryDirectory() as name:
         truth, job = load_truth(scene, Path(name)), Job("texture", Path(name))
         apart = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        ours, seconds, peak = apart.submit(finished, truth, Path(name)).result()
+        ours, seconds, peak = apart.submit(finished, truth, scene / "images", Path(name)).result()
         uv_mesh, between = ours.uv_mesh, {}
         if given.get("halves") == "yes":
             between = halves(truth, uv_mesh, job)

@@ -71,10 +71,14 @@ def package_of(module: str) -> str:
     return ".".join(parts[:2]) if parts[0] == "recon" and len(parts) > 2 else parts[0]
 
 
+def in_core(module: str) -> bool:
+    return module in CORE or module.startswith("recon.data.")
+
+
 def allowed(importer: str, target: str, known: set[str]) -> bool:
-    if target not in known or target in CORE or (importer, target) in SHARED:
+    if target not in known or in_core(target) or (importer, target) in SHARED:
         return True
-    if importer in CORE:
+    if in_core(importer):
         return False
     if importer in COMPOSERS:
         return True

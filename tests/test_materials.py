@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from recon.data import Asset, Mesh, UvMesh
 from recon.stage import Job
 from texturing.cells import cut_into_cells
+from texturing.finishes import colour_regions, find_finishes
 from texturing.gains import linear_to_srgb
 from texturing.gloss import measure_gloss, roughness_and_metallic
 from texturing.lods import lighter
@@ -211,3 +212,28 @@ def test_optional_maps_come_back_and_must_fit_the_texture(tmp_path: Path) -> Non
     vars(other_size).update(vars(made), normal_map=packed[:4, :4])
     with pytest.raises(ValueError, match="normal_map"):
         other_size.check()
+
+
+def test_a_glossy_half_and_a_matt_half_have_finishes_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    ball = trimesh.creation.icosphere(4)
+    plain = np.zeros((len(ball.vertices), 2))
+    mesh = UvMesh(np.asarray(ball.vertices), np.asarray(ball.faces), plain, np.arange(len(plain)), 8)
+    cells = cut_into_cells(mesh, np.inf)
+    n, upper = len(cells.faces), ball.triangles_center[:, 2] > 0.2
+    red, blue = np.array([0.5, 0.05, 0.05]), np.array([0.05, 0.1, 0.5])
+    linear = np.where(upper[:, None], red, blue)[:, None] * rng.uniform(0.8, 1.2, (n, 1, 1)) + np.zeros((n, 40, 3))
+    linear += rng.normal(0, 0.003, (n, 40, 1)) + 0.3 * (upper[:, None] & (rng.random((n, 40)) < 0.06))[:, :, None]
+    colour = linear_to_srgb(np.clip(linear, 0, 1)).astype(np.float32)
+    every = np.ones((n, 40), np.float32)
+    observed, gains = Observations(every, every, colour, np.ones((n, 40))), np.ones((40, 3))
+    finishes = find_finishes(cells, observed, gains, measure_gloss(observed, gains, cells.areas))
+    assert finishes is not None
+    roughness = np.array([f.roughness for f in finishes.found])[finishes.label]
+    assert np.median(roughness[upper]) < 0.45 < 0.8 < np.median(roughness[~upper])
+    # one material under shading is one region
+    grey = np.repeat(rng.uniform(0.4, 0.6, (n, 1, 1)), 40, 1).repeat(3, 2).astype(np.float32)
+    assert len(np.unique(colour_regions(cells, grey, every > 0))) == 1
+    # nothing is told of what hardly any photo sees
+    few = Observations(every[:, :5], every[:, :5], colour[:, :5], np.ones((n, 5)))
+    assert find_finishes(cells, few, gains[:5], measure_gloss(few, gains[:5], cells.areas)) is None

@@ -71,7 +71,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def report_of(made: Made) -> dict[str, Any]:
     stage = {"seconds": 61.0, "cpu_seconds": 90.0, "peak_memory_mb": 812, "reused": False, "notes": {}}
-    finish = {"roughness": 0.25, "metallic": 1.0, "roughness_and_metallic": "from the photos"}
+    metal = {"area_share": 1.0, "roughness": 0.25, "metallic": 1.0}
+    finish = {"finishes": [metal], "roughness_and_metallic": "from the photos"}
     return {
         "recon": "0.1.0",
         "capture": NAME,
@@ -155,7 +156,7 @@ def test_the_page_is_whole_and_plain(made: Made, page_path: Path) -> None:
     assert str(made.folder) not in text and str(Path.home()) + "/" not in text
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text) and "default-src 'none'" in text
     assert "three.js authors" in text and page_path.stat().st_size < 3e6
-    assert ["Surface", "roughness 0.25, metal 1.00: from the photos"] in data["facts"]
+    assert ["Surface", "roughness 0.25, metal 1.00 on 100%: from the photos"] in data["facts"]
     assert data["files"][0] == {"name": "asset.glb", "size": (made.folder / "asset.glb").stat().st_size}
 
 

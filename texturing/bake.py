@@ -7,12 +7,13 @@
 5. Choose one photo per cell in large patches (view_selection).
 6. Average all photos robustly; where that loses detail, take the detail from the chosen photo (compose).
 7. Fill what no photo saw, and the gutters (fill).
+8. Tell roughness and metal of regions of like colour from how the photos differ there (gloss, finishes).
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from texturing.alignment import align_photos
 from texturing.cells import Cells, cut_into_cells, edge_for_count
 from texturing.compose import Surface, average_photos, blend_patches, lost_detail, photo_corrections, spread_to_vertices
 from texturing.fill import dilate_gutters, fill_unseen
+from texturing.finishes import find_finishes, finish_map
 from texturing.gains import cell_samples, estimate_gains, point_samples
 from texturing.gloss import measure_gloss
 from texturing.levelling import disagreement, level_observations, reject, with_gains
@@ -89,9 +91,12 @@ class Choice(NamedTuple):
     labels: Int64[np.ndarray, " n_faces"]
 
 
-@stage(result=Asset, version=2)
+@stage(result=Asset, version=4)
 def bake_texture(posed: PosedCapture, region: ObjectRegion, uv_mesh: UvMesh, cfg: TextureConfig, job: Job) -> Asset:
-    """Make the base colour map of `uv_mesh` from the photos; texels that no photo saw are filled from around them."""
+    """Make the base colour map of `uv_mesh` from the photos, and its roughness and metal where they tell.
+
+    Texels that no photo saw are filled from around them.
+    """
     clock = Clock(job)
     choice = choose_photos(posed, region, uv_mesh, cfg, job, clock)
     cells, texels, observed, gains = choice.cells, choice.texels, choice.observed, choice.gains
@@ -104,6 +109,11 @@ def bake_texture(posed: PosedCapture, region: ObjectRegion, uv_mesh: UvMesh, cfg
     clock.lap("blending")
     asset = finish(uv_mesh, texels, cells, colour, seen)
     clock.lap("filling")
+    gloss = measure_gloss(observed, gains, cells.areas)
+    finishes = find_finishes(cells, observed, gains, gloss)
+    if finishes:
+        asset = replace(asset, occlusion_roughness_metallic=finish_map(finishes, texels, uv_mesh.texture_size_px))
+    clock.lap("finishes")
     asset.stats.update(
         n_cells=len(cells.faces),
         seen_share=round(float(seen.mean()), 4),
@@ -111,7 +121,8 @@ def bake_texture(posed: PosedCapture, region: ObjectRegion, uv_mesh: UvMesh, cfg
         gain_max=round(float(gains.max()), 3),
         rejected_share=round(float(choice.rejected.sum() / max(observed.seen.sum(), 1)), 4),
         tone_radius_px=round(radius_px, 2),
-        gloss=asdict(measure_gloss(observed, gains, cells.areas)),
+        gloss=asdict(gloss),
+        finishes=finishes.stats() if finishes else [],
         **_patch_stats(cells, np.where(observed.seen.any(1), choice.labels, -1)),
     )
     if asset.stats["seen_share"] < 0.5:

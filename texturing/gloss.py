@@ -1,4 +1,4 @@
-"""Roughness and metal of the whole object, from how much the photos' colours of a place differ.
+"""Roughness and metal of a surface, from how much the photos' colours of a place differ.
 
 A matt surface has one colour in all photos; paint under a gloss has it in most and is brighter in the few that catch
 a light; bare metal mirrors something else in each. Two figures tell these apart, and nothing finer is claimed.
@@ -70,7 +70,7 @@ def measure_gloss(
 
 
 def roughness_and_metallic(gloss: Gloss) -> tuple[float, float] | None:
-    """glTF's two values for the whole object, or None where the photos do not tell."""
+    """glTF's two values, or None where the photos do not tell."""
     if gloss.area_share < LEAST_AREA_SHARE:
         return None
     if gloss.wander > METAL_WANDER and gloss.highlight > METAL_HIGHLIGHT:

@@ -2,7 +2,7 @@
 
 1. The dense surface's normals in the light mesh's tangent space (normal_map).
 2. Ambient occlusion (occlusion).
-3. Roughness and metal: one value each for the whole object, from how its colours differ between photos (gloss).
+3. Roughness and metal: as `bake_texture` told them from how colours differ between photos, or plain values.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 
 from recon.data import Asset, Mesh
 from recon.stage import Job, stage
 from texturing.cells import cut_into_cells, edge_for_count
 from texturing.fill import dilate_gutters
-from texturing.gloss import Gloss, roughness_and_metallic
 from texturing.normal_map import bake_normal_map
 from texturing.occlusion import bake_occlusion
 from texturing.rasterize import rasterize_atlas
@@ -44,7 +44,7 @@ class MaterialsConfig:
     """0 for paint, wood, plaster and plastic, 1 for bare metal."""
 
 
-@stage(result=Asset, version=2)
+@stage(result=Asset, version=3)
 def bake_materials(mesh: Mesh, asset: Asset, cfg: MaterialsConfig, job: Job) -> Asset:
     """The asset with its normal map and its occlusion, roughness and metal; its base colour stays as it is."""
     uv_mesh = asset.uv_mesh
@@ -58,28 +58,27 @@ def bake_materials(mesh: Mesh, asset: Asset, cfg: MaterialsConfig, job: Job) -> 
         normal_map, found = bake_normal_map(uv_mesh, texels, mesh.dense_vertices_world, mesh.dense_faces, reach)
         job.notes["normal_map_found_share"] = round(found, 4)
     job.progress(0.5, 1, "ambient occlusion")
-    roughness, metallic = _finish_of(asset, cfg, job)
-    packed = _packed(asset, cfg, roughness, metallic)
+    finish = _finish_of(asset, cfg, job)
+    packed = _packed(asset, cfg, finish)
     job.notes["mean_occlusion"] = round(float(packed[:, :, 0][asset.seen > 0].mean()) / 255, 3)
     return replace(asset, normal_map=normal_map, occlusion_roughness_metallic=packed)
 
 
-def _finish_of(asset: Asset, cfg: MaterialsConfig, job: Job) -> tuple[float, float]:
-    """Roughness and metal of the whole object, and a note of where they come from."""
-    measured = asset.stats.get("gloss") if cfg.estimate else None
-    told = roughness_and_metallic(Gloss(**measured)) if measured else None
-    roughness, metallic = told or (cfg.roughness, cfg.metallic)
-    source = "from the photos, for the whole object" if told else "a plain default"
-    job.notes.update(roughness=roughness, metallic=metallic, roughness_and_metallic=source)
-    return roughness, metallic
+def _finish_of(asset: Asset, cfg: MaterialsConfig, job: Job) -> Float32[np.ndarray, "t t 3"]:
+    """Roughness and metal in glTF's packing, without occlusion yet, and a note of where they come from."""
+    told = asset.occlusion_roughness_metallic if cfg.estimate else None
+    if told is not None:
+        job.notes.update(finishes=asset.stats["finishes"], roughness_and_metallic="from the photos")
+        return told.astype(np.float32) / 255
+    plain = {"area_share": 1.0, "roughness": cfg.roughness, "metallic": cfg.metallic}
+    job.notes.update(finishes=[plain], roughness_and_metallic="a plain default")
+    size = asset.uv_mesh.texture_size_px
+    return np.full((size, size, 3), (1, cfg.roughness, cfg.metallic), np.float32)
 
 
-def _packed(asset: Asset, cfg: MaterialsConfig, roughness: float, metallic: float) -> np.ndarray:
-    """glTF's packing of occlusion, roughness and metal."""
-    uv_mesh = asset.uv_mesh
-    size = uv_mesh.texture_size_px
-    image = np.ones((size, size, 3), np.float32)
-    image[:, :, 1:] = roughness, metallic
+def _packed(asset: Asset, cfg: MaterialsConfig, image: Float32[np.ndarray, "t t 3"]) -> UInt8[np.ndarray, "t t 3"]:
+    """glTF's packing of occlusion, roughness and metal. image: without occlusion; it is changed."""
+    uv_mesh, size = asset.uv_mesh, asset.uv_mesh.texture_size_px
     if cfg.occlusion_rays > 0:
         cells = cut_into_cells(uv_mesh, edge_for_count(uv_mesh, cfg.occlusion_cells))
         texels = rasterize_atlas(cells, size)

@@ -135,8 +135,11 @@ def _facts(report: Mapping[str, Any], shown: str) -> list[tuple[str, str]]:
     if "hull_iou_median" in stats["region"]:
         rows.append(("Masks agree to", f"{stats['region']['hull_iou_median']:.0%}"))
     finish = report["stages"].get("bake_materials", {}).get("notes", {})
-    if "roughness" in finish:
-        values = f"roughness {finish['roughness']:.2f}, metal {finish['metallic']:.2f}"
+    if "finishes" in finish:
+        values = "; ".join(
+            f"roughness {part['roughness']:.2f}, metal {part['metallic']:.2f} on {part['area_share']:.0%}"
+            for part in finish["finishes"]
+        )
         rows.append(("Surface", f"{values}: {finish['roughness_and_metallic']}"))
     if report["config"]["export"].get("licence"):
         rows.append(("Licence", report["config"]["export"]["licence"]))

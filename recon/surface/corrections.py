@@ -32,7 +32,7 @@ CENTRE = 0.5
 class CameraConfig:
     """How cameras are corrected during the fit."""
 
-    likely_px: float = 1.0
+    likely_px: float = 0.0
     """How far cameras are likely off, as pixels at the object; higher lets them go further, and 1 wins back several
     pixels. 0 leaves them alone, and so does patches.weight=0."""
     likely_focal: float = 0.002
