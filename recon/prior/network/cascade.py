@@ -6,6 +6,7 @@ inverse depth, which is linear along the epipolar line for sources beside the re
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,12 @@ class Rig:
         shape = (-1, *[1] * (position.ndim - 1))
         far, near = (self.inv_depth[:, i].reshape(shape) for i in (0, 1))
         return far + position * (near - far)
+
+    def position(self, inv_depth: Float[Tensor, "b *more"]) -> Float[Tensor, "b *more"]:
+        """Where in the range 1 / depth_z lies."""
+        shape = (-1, *[1] * (inv_depth.ndim - 1))
+        far, near = (self.inv_depth[:, i].reshape(shape) for i in (0, 1))
+        return (inv_depth - far) / (near - far)
 
 
 class ViewWeights(nn.Module):
@@ -120,13 +127,24 @@ class CascadeMvsNet(nn.Module):
             volume, weights = self._volume(stage, own, [s[stage] for s in sources], positions, rig, weights)
             logits = self.volumes[stage](volume)
             if reach is not None and stage == 0:
-                logits = _within(logits, positions, reach)
+                logits = within_reach(logits, positions, reach, STEPS[0])
             probability = torch.softmax(logits, 1)
             position = soft_argmin(probability, positions)
             with torch.no_grad():
                 sure = probability_around(probability, position, positions)
             found.append(StageDepth(position, sure))
         return found
+
+    def depth(
+        self,
+        reference: Pyramid,
+        sources: list[Pyramid],
+        rig: Rig,
+        reach: Float[Tensor, "b 2 h w"] | None = None,
+    ) -> StageDepth:
+        """The last stage's depth, and how probable it is by all stages."""
+        found = self(reference, sources, rig, reach)
+        return StageDepth(found[-1].position, whole_probability(found))
 
     def _volume(
         self,
@@ -157,13 +175,19 @@ def _doubled(weight: Float[Tensor, "b h w"]) -> Float[Tensor, "b hh ww"]:
     return weight.repeat_interleave(2, 1).repeat_interleave(2, 2)
 
 
-def _within(
-    logits: Float[Tensor, "b d h w"], positions: Float[Tensor, "b d h w"], reach: Float[Tensor, "b 2 hh ww"]
+def within_reach(
+    logits: Float[Tensor, "b d h w"],
+    hypotheses: Float[Tensor, "b d h w"],
+    reach: Float[Tensor, "b 2 hh ww"],
+    step: float | Float[Tensor, "b 1 1 1"],
 ) -> Float[Tensor, "b d h w"]:
-    """Logits without the hypotheses more than a step out of reach of all pixels of a cell."""
+    """Logits of the first stage without the hypotheses more than a step out of reach of all pixels of a cell.
+
+    reach: lowest and highest value of each pixel, in the hypotheses' unit.
+    """
     low = -functional.max_pool2d(-reach[:, :1], STRIDES[0])
     high = functional.max_pool2d(reach[:, 1:], STRIDES[0])
-    out = (positions < low - STEPS[0]) | (positions > high + STEPS[0])
+    out = (hypotheses < low - step) | (hypotheses > high + step)
     return logits.masked_fill(out & ~out.all(1, keepdim=True), -1e4)
 
 
@@ -193,6 +217,6 @@ def load_weights(path: Path, device: torch.device) -> CascadeMvsNet:
             state = {k: torch.from_numpy(v.astype(np.float32)) for k, v in arrays.items()}
         counters = {k: v for k, v in net.state_dict().items() if k.endswith("num_batches_tracked")}
         net.load_state_dict(state | counters)
-    except (RuntimeError, ValueError, OSError, AttributeError) as error:
+    except (RuntimeError, ValueError, OSError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} holds no weights of this network; make them with scripts/train_mvsnet.py.") from error
     return net.eval().requires_grad_(False).to(device)

@@ -62,15 +62,23 @@ def warp_to_planes(
     inv_depth: of each hypothesis and cell. Bilinear; zero outside the source. The second result
     tells what is inside.
     """
-    n, depths, height, width = inv_depth.shape
     size = torch.tensor([source.shape[3], source.shape[2]], dtype=a.dtype, device=a.device)
     at = source_positions(a, b, inv_depth, stride)
     inside = (at[..., 2] > LEAST_Z) & (at[..., :2] >= 0).all(-1) & (at[..., :2] <= size).all(-1)
+    return sampled(source, at, inside), inside
+
+
+def sampled(
+    source: Float[Tensor, "b c hs ws"], at: Float[Tensor, "b d h w 3"], kept: Bool[Tensor, "b d h w"]
+) -> Float[Tensor, "b c d h w"]:
+    """A map's features at `source_positions`, bilinear; zero outside the map and where they are not kept."""
+    n, depths, height, width = kept.shape
+    size = torch.tensor([source.shape[3], source.shape[2]], dtype=at.dtype, device=at.device)
     # what is far out or behind is thrown out to 2, beyond the border, where its neighbours' zeros are read
-    grid = torch.where(inside[..., None], at[..., :2] / size * 2 - 1, torch.full_like(at[..., :2], 2.0))
+    grid = torch.where(kept[..., None], at[..., :2] / size * 2 - 1, torch.full_like(at[..., :2], 2.0))
     grid = grid.reshape(n, depths * height, width, 2)
     warped = functional.grid_sample(source, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return warped.reshape(n, source.shape[1], depths, height, width), inside
+    return warped.reshape(n, source.shape[1], depths, height, width)
 
 
 def group_correlation(
