@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,9 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
-from recon.prior.network.cascade import CascadeMvsNet, Rig, load_weights, whole_probability
+from recon.prior.network.cascade import Rig
+from recon.prior.network.checkpoint import DepthNetwork, load_network
 from recon.prior.network.config import NetworkConfig
-from recon.prior.network.features import MULTIPLE, Pyramid
+from recon.prior.network.features import Pyramid
 from recon.prior.network.warp import motion_between
 from recon.prior.refine import fitted_slopes, normals_of_planes
 from recon.prior.visual_hull import VisualHull, depth_bounds
@@ -81,7 +81,7 @@ def depth_map_from(
 
 
 def estimate_by_network(
-    net: CascadeMvsNet,
+    net: DepthNetwork,
     index: int,
     pyramids: list[Pyramid],
     works: list[WorkView],
@@ -108,11 +108,11 @@ def estimate_by_network(
         torch.tensor([[far, near]], device=device),
     )
     reach = position_bounds(bounds, far, near, cfg.outside_bounds)
-    pad = ((0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE))
-    padded = torch.from_numpy(np.pad(reach, pad, mode="edge"))[None].to(device)
-    found = net(pyramids[index], [pyramids[k] for k in sources], rig, padded)
-    position = found[-1].position[0, :height, :width].cpu().numpy()
-    probability = whole_probability(found)[0, :height, :width].cpu().numpy()
+    tall, wide = pyramids[index][-1].shape[2:]
+    padded = np.pad(reach, ((0, 0), (0, tall - height), (0, wide - width)), mode="edge")
+    found = net.depth(pyramids[index], [pyramids[k] for k in sources], rig, torch.from_numpy(padded)[None].to(device))
+    position = found.position[0, :height, :width].cpu().numpy()
+    probability = found.probability[0, :height, :width].cpu().numpy()
     return depth_map_from(work, position, probability, reach, (far, near), cfg)
 
 
@@ -125,10 +125,10 @@ def network_depth_maps(
     cfg: NetworkConfig,
     progress: Callable[[int, int], None],
 ) -> list[DepthMap]:
-    """Depth maps of the chosen views that have at least one source. Raises UserError where the weights are missing."""
-    weights: Path = cfg.weights()
+    """Depth maps of the chosen views that have at least one source. Raises UserError where the weights are missing
+    or the file holds something else."""
     device = fastest_device()
-    net = load_weights(weights, device)
+    net = load_network(cfg.weights(), device)
     wanted = [i for i in chosen if sources[i]]
     pyramids = [net.pyramid(picture_of(work, device)) for work in works]
     maps = []
