@@ -15,10 +15,11 @@ class NetworkConfig:
     """How depth maps are found by the network."""
 
     checkpoint: str = ""
-    """A weights.npz of your own, as scripts/train_mvsnet.py writes it. Empty: the weights that come with recon."""
+    """A weights.npz of your own, as scripts/train_mvsnet.py writes it, or the published checkpoint of CasMVSNet
+    (casmvsnet.ckpt; its licence is yours to look up). Empty: the weights that come with recon."""
     min_probability: float = 0.5
     """Pixels whose depth the network holds for less probable are dropped. Raising it drops plain and mirroring areas
-    first."""
+    first; CasMVSNet is surer of itself than recon's network, and its authors take 0.9."""
     outside_bounds: float = 0.05
     """A depth may lie this far outside the visual hull's bounds of its ray, in shares of the view's depth range."""
     edge_step: float = 0.04
@@ -31,7 +32,9 @@ class NetworkConfig:
         if path.is_file():
             return path
         if self.checkpoint:
-            raise UserError(f"{path} is missing; name a weights.npz that scripts/train_mvsnet.py wrote.")
+            raise UserError(
+                f"{path} is missing; name a weights.npz that scripts/train_mvsnet.py wrote, or a casmvsnet.ckpt."
+            )
         raise UserError(
             f"prior.method=mvsnet needs trained weights, but {path} is missing; make them with scripts/train_mvsnet.py "
             "and name them by prior.network.checkpoint, or leave prior.method=sweep."
