@@ -271,7 +271,7 @@ def test_thinning_keeps_to_the_bound_and_outliers_go() -> None:
     points = rng.normal(size=(20_000, 3))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     ones = np.ones(len(points))
-    samples = Samples(points, points, ones, np.full((len(points), 3), 90.0), ones)
+    samples = Samples(points, points, ones, np.full((len(points), 3), 90.0), ones, 0 * ones)
     thin = thinned(samples, 3_000, 0.01)
     assert 1_500 < len(thin.points) <= 3_000
     assert np.abs(np.linalg.norm(thin.points, axis=1) - 1).max() < 0.02
@@ -296,8 +296,7 @@ def test_ball_is_recovered(textured: tuple[PosedCapture, ObjectRegion], tmp_path
     error = (radius - RADIUS) / (2 * RADIUS)
     assert len(cloud.points_world) > 2_000 and not job.warnings
     assert (np.abs(error) < 0.01).mean() > 0.97
-    # a flat window on a ball of 48 pixels' radius fits about a tenth of a pixel (0.1 %) behind its crown; not more
-    assert -0.003 < np.median(error) < 0.001
+    assert abs(np.median(error)) < 0.001
     # half a pixel of misplaced convention would move the ball by about 0.5 % of its diameter
     fit = np.linalg.lstsq(np.c_[2 * offset, np.ones(len(offset))], (offset**2).sum(1), rcond=None)[0]
     assert np.linalg.norm(fit[:3]) < 0.002 * 2 * RADIUS

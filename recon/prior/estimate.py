@@ -132,7 +132,7 @@ def depth_maps(
     return maps
 
 
-@stage(PriorCloud, 1)
+@stage(PriorCloud, 2)
 def estimate_prior(posed: PosedCapture, region: ObjectRegion, cfg: PriorConfig, job: Job) -> PriorCloud:
     """An oriented, confidence-weighted cloud on the object's surface, by multi-view stereo.
 

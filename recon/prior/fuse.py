@@ -11,8 +11,12 @@ from scipy.spatial import cKDTree
 
 from recon.data import ObjectRegion, PriorCloud
 from recon.prior.filter import Agreed
+from recon.prior.sag import lifted
 from recon.prior.visual_hull import VisualHull
 from recon.prior.work_view import WorkView, world_points
+
+STEEPEST_COSINE = 0.3
+"""Windows seen more flatly count as this flat when their extent on the surface is told."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,11 @@ class Samples:
     confidence: Float64[np.ndarray, " n"]
     rgb: Float64[np.ndarray, "n 3"]
     support: Float64[np.ndarray, " n"]
+    spread: Float64[np.ndarray, " n"]
+    """Mean squared distance, on the surface, of the pixels of the windows that found a point from their middles."""
 
     def kept(self, keep: Bool[np.ndarray, " n"]) -> Samples:
-        return Samples(self.points[keep], self.normals[keep], self.confidence[keep], self.rgb[keep], self.support[keep])
+        return Samples(*(values[keep] for values in vars(self).values()))
 
 
 def empty_cloud() -> PriorCloud:
@@ -53,19 +59,22 @@ def samples_of(agreed: Agreed, edge_px: int) -> Samples:
         kernel = np.ones((2 * edge_px + 1, 2 * edge_px + 1), np.uint8)
         keep &= cv2.erode(work.mask.astype(np.uint8), kernel).astype(bool)
     v, u = np.nonzero(keep)
+    index, depth_z = np.stack([u, v], -1), agreed.depth_z[keep].astype(float)
+    points = world_points(work.view, index, depth_z)
+    normals = agreed.depth_map.normal_cam[keep].astype(float) @ work.view.cam_from_world.rotation
+    ray = points - work.view.centre_world()
+    cosine = np.maximum(np.abs((ray * normals).sum(1)) / np.linalg.norm(ray, axis=1), STEEPEST_COSINE)
+    # a window is stretched along one of its two axes, where the surface is seen at an angle
+    spread = agreed.depth_map.window_px2 * (depth_z / work.view.camera.fx_px) ** 2 * (1 + cosine**-2) / 2
     return Samples(
-        world_points(work.view, np.stack([u, v], -1), agreed.depth_z[keep]),
-        agreed.depth_map.normal_cam[keep].astype(float) @ work.view.cam_from_world.rotation,
-        agreed.confidence[keep].astype(float),
-        work.rgb[keep].astype(float),
-        agreed.n_support[keep].astype(float),
-    )
+        points, normals, agreed.confidence[keep].astype(float), work.rgb[keep].astype(float),
+        agreed.n_support[keep].astype(float), spread,
+    )  # fmt: skip
 
 
 def joined(parts: list[Samples]) -> Samples:
     """All samples in one."""
-    names = ("points", "normals", "confidence", "rgb", "support")
-    return Samples(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+    return Samples(*(np.concatenate(values) for values in zip(*(vars(p).values() for p in parts), strict=True)))
 
 
 def outside_masks(points: Float[np.ndarray, "n 3"], works: list[WorkView], share: float) -> Bool[np.ndarray, " n"]:
@@ -108,13 +117,14 @@ def thinned(samples: Samples, n_points: int, finest: float) -> Samples:
 
     normals = mean(samples.normals)
     length = np.linalg.norm(normals, axis=1)
-    scalars = mean(np.stack([samples.confidence, samples.support], -1))
+    scalars = mean(np.stack([samples.confidence, samples.support, samples.spread], -1))
     out = Samples(
         mean(samples.points),
         normals / np.maximum(length, 1e-9)[:, None],
         scalars[:, 0],
         mean(samples.rgb),
         scalars[:, 1],
+        scalars[:, 2],
     )
     return out.kept(length > 0.3)  # below, the normals of a cell contradict each other: two surfaces or noise
 
@@ -175,7 +185,7 @@ def fuse(
     samples = without_outliers(samples, cfg.outlier_sigma)
     normals = smoothed_normals(samples)
     return PriorCloud(
-        samples.points,
+        lifted(samples.points, samples.normals, samples.spread),
         normals,
         np.clip(samples.confidence, 0, 1),
         np.clip(np.round(samples.rgb), 0, 255).astype(np.uint8),

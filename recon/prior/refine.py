@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from numba import njit
 
+from recon.prior.sag import window_spread_px
 from recon.prior.sweep import NOISE_VARIANCE
 from recon.prior.work_view import DepthMap, WorkView, relative_motion
 
@@ -304,4 +305,5 @@ def refine_depth(
     confidence = np.where(mask, np.clip(1 - cost / cfg.worst_cost, 0, 1), 0).astype(np.float32)
     good = confidence > 0
     depth_z = np.where(good, 1 / np.maximum(planes[..., 0], 1e-12), 0).astype(np.float32)
-    return DepthMap(reference, depth_z, normals_of_planes(planes, reference).astype(np.float32), confidence)
+    normals = normals_of_planes(planes, reference).astype(np.float32)
+    return DepthMap(reference, depth_z, normals, confidence, window_spread_px(cfg.radius_px, cfg.stride_px))

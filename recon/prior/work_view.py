@@ -55,6 +55,8 @@ class DepthMap:
     """Unit, in camera axes, towards the camera (z < 0)."""
     confidence: Float32[np.ndarray, "h w"]
     """0..1."""
+    window_px2: float = 0.0
+    """Mean squared distance of a window's pixels from its middle, where windows were matched by planes; 0 where not."""
 
 
 def relative_motion(

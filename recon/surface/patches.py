@@ -32,6 +32,7 @@ from recon.surface.patch_match import (
 )
 from recon.surface.patch_photos import PatchPhotos, gather_photos
 from recon.surface.pixels import UnitCameras
+from recon.surface.sampling_reference import trilinear
 
 Geometry = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """Points (n, 3) of the unit cube to their SDF (n,), its gradient (n, 3) and more."""
@@ -43,6 +44,8 @@ GOLDEN = (5**0.5 - 1) / 2
 CPU = torch.device("cpu")
 N_SURFACE = 2000
 """Points that the photos' partners are chosen by."""
+STEEPEST_COSINE = 0.5
+"""Patches seen more flatly count as this flat when their extent on the surface is told."""
 
 
 @dataclass(frozen=True)
@@ -112,19 +115,47 @@ def first_crossing(
 
 
 def tangent_plane(
-    t: Float[Tensor, " n"], sdf: Float[Tensor, " n"], gradient: Float[Tensor, "n 3"], direction: Float[Tensor, "n 3"]
+    t: Float[Tensor, " n"],
+    sdf: Float[Tensor, " n"],
+    gradient: Float[Tensor, "n 3"],
+    direction: Float[Tensor, "n 3"],
+    sag: Float[Tensor, " n"] | float = 0.0,
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"]]:
-    """The plane p (see above) of the surface near the points at t along rays, and its distance along the ray.
+    """The plane p (see above) of the surface near the points at t along rays, and the surface's distance along the ray.
 
     sdf, gradient: at these points. One Newton step takes the point to the surface, and its derivative is that of the
     implicit surface: d t = - d f / (grad f . v) (IDR, Yariv et al. 2020, eq. 3), with grad f . v held fixed. That the
-    normal turns as the point moves is left out: a patch is small against the surface's curvature.
+    normal turns as the point moves is left out: a patch is small against the surface's curvature. sag: the plane lies
+    so far under the surface (`mean_sag`), where it fits what the patch shows best.
     """
     slope = (gradient * direction).sum(1).detach()
     depth = t - sdf / torch.where(slope.abs() < 1e-3, torch.full_like(slope, -1e-3), slope)
     normal = gradient / (gradient.norm(dim=1, keepdim=True) + 1e-6)
     facing = (normal * direction).sum(1)
-    return normal / (depth * torch.where(facing.abs() < 1e-3, torch.full_like(facing, -1e-3), facing))[:, None], depth
+    away = depth * torch.where(facing.abs() < 1e-3, torch.full_like(facing, -1e-3), facing) - sag
+    return normal / away[:, None], depth
+
+
+def mean_sag(
+    baked: BakedSdf,
+    points: Float[Tensor, "n 3"],
+    slope: Float[Tensor, " n"],
+    spread: Float[Tensor, " n"],
+) -> Float[Tensor, " n"]:
+    """How deep the surface lies under its tangent plane in the mean over a patch; negative in hollows.
+
+    slope: length of the SDF's gradient; spread: mean squared distance of the patch's pixels from its middle, on the
+    surface. With a mean curvature H = div n / 2 the surface sags by H / 2 times that. The curvature is the baked SDF's
+    over about the patch's own extent, at most that of a ball of two such steps.
+    """
+    step = spread.sqrt().clamp(min=baked.cell)[:, None]
+    around = sum(
+        trilinear(baked, points + step * axis) + trilinear(baked, points - step * axis)
+        for axis in torch.eye(3, device=points.device)
+    )
+    step = step[:, 0]
+    laplacian = (around - 6 * trilinear(baked, points)) / (step**2 * slope.clamp(min=0.1))
+    return (laplacian / 2).clamp(-0.5 / step, 0.5 / step) / 2 * spread
 
 
 def robust_mean(
@@ -205,13 +236,15 @@ def patch_loss(
     if len(chosen) == 0:
         return torch.zeros((), device=t.device)
     t, rays = t[chosen], rays.take(chosen)
-    sdf, gradient, _ = geometry(rays.origin + t[:, None] * rays.direction)
-    plane, depth = tangent_plane(t, sdf, gradient, rays.direction)
+    points = rays.origin + t[:, None] * rays.direction
+    sdf, gradient, _ = geometry(points)
+    # a low-discrepancy sequence, so that any few patches have the levels' shares
+    level = torch.floor(cfg.level + torch.arange(len(t), device=t.device) * GOLDEN % 1).long()
+    sag = mean_sag(baked, points, gradient.detach().norm(dim=1), spread_of(photos, rays, t, gradient, level, cfg))
+    plane, depth = tangent_plane(t, sdf, gradient, rays.direction, sag)
     sources = seen_sources(photos, rays, depth.detach(), gradient.detach(), baked, cfg)
     # a long Newton step is one past a bend of the surface
     sources = torch.where(((depth - t).abs() < baked.cell)[:, None], sources, -1)
-    # a low-discrepancy sequence, so that any few patches have the levels' shares
-    level = torch.floor(cfg.level + torch.arange(len(t), device=t.device) * GOLDEN % 1).long()
     places = PatchPlaces(rays.view_idx, middle_px(photos, rays), level, sources)
     if plane.device.type == "cpu":
         from recon.surface.patch_match_cpu import match_cpu as match
@@ -220,6 +253,23 @@ def patch_loss(
     matches = match(plane, photos, cfg.patch(plane.device), places)
     gain = log_gain[sources.clamp(min=0)] - log_gain[rays.view_idx][:, None]
     return robust_mean(matches, gain, worst_cost, cfg)
+
+
+def spread_of(
+    photos: PatchPhotos,
+    rays: PatchRays,
+    t: Float[Tensor, " n_rays"],
+    gradient: Float[Tensor, "n_rays 3"],
+    level: Int[Tensor, " n_rays"],
+    cfg: PatchConfig,
+) -> Float[Tensor, " n_rays"]:
+    """Mean squared distance of a patch's pixels from its middle, on the surface's tangent plane at t along its ray."""
+    patch = cfg.patch(t.device)
+    square_px = (patch.nearness * (patch.pattern_px**2).sum(1)).sum() * 4.0**level
+    normal = gradient.detach() / (gradient.detach().norm(dim=1, keepdim=True) + 1e-6)
+    cosine = (normal * rays.direction).sum(1).abs().clamp(min=STEEPEST_COSINE)
+    # stretched along one of its two axes, where it is seen at an angle
+    return square_px * (t / photos.cameras.intrinsics[rays.view_idx, 0]) ** 2 * (1 + cosine**-2) / 2
 
 
 def middle_px(photos: PatchPhotos, rays: PatchRays) -> Float[Tensor, "n_rays 2"]:
