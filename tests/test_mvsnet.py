@@ -249,7 +249,7 @@ def test_probable_and_consistent_depths_are_kept_and_others_dropped(works: list[
     for work in works:
         probability = np.full(work.mask.shape, 0.9)
         if work is works[0]:
-            probability[:, : work.mask.shape[1] // 3] = 0.2
+            probability[:, : work.mask.shape[1] // 3] = 0.1
         maps.append(true_map(work, probability))
     left = np.arange(works[0].mask.shape[1]) < works[0].mask.shape[1] // 3
     assert not maps[0].depth_z[:, left].any() and not maps[0].confidence[:, left].any()
@@ -310,7 +310,25 @@ def test_an_untrained_network_goes_through_the_whole_stage(ball, works: list[Wor
     assert cfg.files() == (tmp_path / "weights.npz",)
     job = Job("prior", tmp_path)
     estimate_prior(*ball, cfg, job).check()
-    assert job.notes["method"] == "mvsnet"
+    assert job.notes["method"] == "mvsnet" and job.notes["n_depth_maps"] == 4
+
+
+def test_beside_an_untrained_network_the_sweep_still_finds_the_ball(ball, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    save_weights(CascadeMvsNet(), tmp_path / "weights.npz")
+    network = NetworkConfig(str(tmp_path / "weights.npz"), min_probability=0.0)
+    job = Job("prior", tmp_path)
+    cloud = estimate_prior(*ball, PriorConfig(method=Method.both, network=network), job)
+    assert job.notes["method"] == "both" and job.notes["n_depth_maps"] == 16
+    error = (np.linalg.norm(cloud.points_world - CENTRE, axis=1) - RADIUS) / (2 * RADIUS)
+    assert len(error) > 1000 and (np.abs(error) < 0.01).mean() > 0.95
+
+
+def test_two_kinds_of_depth_maps_need_more_support_in_all_but_less_of_each() -> None:
+    one = FilterConfig()
+    two = one.for_two_kinds()
+    assert two.n_compared == 2 * one.n_compared and one.min_support < two.min_support < 2 * one.min_support
+    assert one.full_support < two.full_support < 2 * one.full_support
 
 
 def test_a_volumes_size_is_kept() -> None:

@@ -34,7 +34,9 @@ class Method(Enum):
     sweep = "sweep"
     """The classical plane sweep with slanted-plane refinement: nothing learned."""
     mvsnet = "mvsnet"
-    """The cascade MVSNet; needs trained weights (scripts/train_mvsnet.py)."""
+    """The cascade MVSNet with the weights that come with recon, or others (`prior.network.checkpoint`)."""
+    both = "both"
+    """Depth maps of both, each confirmed by the others of both kinds; costs both times."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class PriorConfig:
     refine: RefineConfig = field(default_factory=RefineConfig)
     """The slanted-plane refinement."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    """The network, for method=mvsnet."""
+    """The network, for method=mvsnet and both."""
     filter: FilterConfig = field(default_factory=FilterConfig)
     """The agreement between views."""
     fuse: FuseConfig = field(default_factory=FuseConfig)
@@ -68,7 +70,7 @@ class PriorConfig:
 
     def files(self) -> tuple[Path, ...]:
         """Files whose contents the result depends on. Raises UserError where the network's weights are missing."""
-        return (self.network.weights(),) if self.method is Method.mvsnet else ()
+        return (self.network.weights(),) if self.method is not Method.sweep else ()
 
 
 @contextmanager
@@ -118,17 +120,25 @@ def depth_maps(
     pool: ThreadPoolExecutor,
     progress: Callable[[int, int], None],
 ) -> list[DepthMap]:
-    """Depth maps of the chosen views that have at least one source."""
-    if cfg.method is Method.mvsnet:
+    """Depth maps of the chosen views that have at least one source; two of each for method=both."""
+    wanted = [i for i in chosen if sources[i]]
+    n_methods = 2 if cfg.method is Method.both else 1
+    maps: list[DepthMap] = []
+
+    def take(found: DepthMap) -> None:
+        maps.append(found)
+        progress(len(maps), n_methods * len(wanted))
+
+    if cfg.method is not Method.sweep:
         from recon.prior.learned import network_depth_maps
 
-        return network_depth_maps(works, sources, chosen, hull, cfg.network, progress)
-    wanted = [i for i in chosen if sources[i]]
-    futures = [pool.submit(estimate_depth, works[i], [works[k] for k in sources[i]], hull, cfg) for i in wanted]
-    maps = []
-    for done, future in enumerate(futures):
-        maps.append(future.result())
-        progress(done + 1, len(futures))
+        for found in network_depth_maps(works, sources, wanted, hull, cfg.network):
+            take(found)
+    if cfg.method is not Method.mvsnet:
+        for future in [
+            pool.submit(estimate_depth, works[i], [works[k] for k in sources[i]], hull, cfg) for i in wanted
+        ]:
+            take(future.result())
     return maps
 
 
@@ -160,8 +170,9 @@ def estimate_prior(posed: PosedCapture, region: ObjectRegion, cfg: PriorConfig, 
             job.warn("No two photos see the object from directions near enough to match, so there is no point cloud.")
             return empty_cloud()
         job.progress(85, 100, "comparing depth maps")
-        near = neighbours(viewing_directions([m.work_view for m in maps], centre), cfg.filter.n_compared)
-        agreed = list(pool.map(lambda i: agreeing(maps[i], [maps[k] for k in near[i]], cfg.filter), range(len(maps))))
+        rule = cfg.filter.for_two_kinds() if cfg.method is Method.both else cfg.filter
+        near = neighbours(viewing_directions([m.work_view for m in maps], centre), rule.n_compared)
+        agreed = list(pool.map(lambda i: agreeing(maps[i], [maps[k] for k in near[i]], rule), range(len(maps))))
     job.progress(92, 100, "fusing")
     parts = [samples_of(a, cfg.fuse.edge_px) for a in agreed]
     cloud = fuse(joined(parts), works, hull, region, cfg.outside_share, cfg.fuse)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -116,23 +116,16 @@ def estimate_by_network(
     return depth_map_from(work, position, probability, reach, (far, near), cfg)
 
 
-@torch.inference_mode()
 def network_depth_maps(
-    works: list[WorkView],
-    sources: list[list[int]],
-    chosen: list[int],
-    hull: VisualHull,
-    cfg: NetworkConfig,
-    progress: Callable[[int, int], None],
-) -> list[DepthMap]:
-    """Depth maps of the chosen views that have at least one source. Raises UserError where the weights are missing
-    or the file holds something else."""
+    works: list[WorkView], sources: list[list[int]], wanted: list[int], hull: VisualHull, cfg: NetworkConfig
+) -> Iterator[DepthMap]:
+    """Depth maps of the wanted views, one after the other. Raises UserError where the weights are missing or the file
+    holds something else."""
     device = fastest_device()
-    net = load_network(cfg.weights(), device)
-    wanted = [i for i in chosen if sources[i]]
-    pyramids = [net.pyramid(picture_of(work, device)) for work in works]
-    maps = []
-    for done, i in enumerate(wanted, 1):
-        maps.append(estimate_by_network(net, i, pyramids, works, sources[i], hull, cfg))
-        progress(done, len(wanted))
-    return maps
+    with torch.inference_mode():
+        net = load_network(cfg.weights(), device)
+        pyramids = [net.pyramid(picture_of(work, device)) for work in works]
+    for i in wanted:
+        with torch.inference_mode():  # not around the yield, where the caller's code runs
+            found = estimate_by_network(net, i, pyramids, works, sources[i][: cfg.n_sources], hull, cfg)
+        yield found

@@ -17,7 +17,10 @@ class NetworkConfig:
     checkpoint: str = ""
     """A weights.npz of your own, as scripts/train_mvsnet.py writes it, or the published checkpoint of CasMVSNet
     (casmvsnet.ckpt; its licence is yours to look up). Empty: the weights that come with recon."""
-    min_probability: float = 0.5
+    n_sources: int = 4
+    """The network is shown so many, the best ones, of the views that a view is matched with (`prior.n_sources`). Ours
+    was trained with two to four; time goes in proportion."""
+    min_probability: float = 0.3
     """Pixels whose depth the network holds for less probable are dropped. Raising it drops plain and mirroring areas
     first; CasMVSNet is surer of itself than recon's network, and its authors take 0.9."""
     outside_bounds: float = 0.05
