@@ -154,6 +154,7 @@ def run_capture(cfg: Config, places: Places, reporter: Reporter) -> dict[str, An
     check_places(places)
     if cfg.view:
         require_viewer()
+    cfg.prior.files()  # missing weights end the job here, not after its first stages
     from recon.pipeline import reconstruct
 
     with sole_writer(places.out):

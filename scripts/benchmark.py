@@ -3,6 +3,7 @@
     python scripts/benchmark.py asset examples/owl PATH/TO/mustard preset=standard    # the whole job
     python scripts/benchmark.py preprocess examples/owl PATH/TO/mustard               # cameras, masks, box and hull
     python scripts/benchmark.py poses examples/owl PATH/TO/fox                        # harder variants, and pycolmap
+    python scripts/benchmark.py prior PATH/TO/mustard [prior.method=sweep]            # the cloud of each method
     python scripts/benchmark.py surface PATH/TO/mustard preset=draft                  # the fit; cameras estimated
     python scripts/benchmark.py ablation PATH/TO/mustard surface.n_steps=1500         # each technique taken away
     python scripts/benchmark.py texture PATH/TO/mustard noise=0,1,2                   # texture on the true shape
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import benchmark_prior as prior
 import benchmark_surface as surface
 import benchmark_texture as texture
 import numpy as np
@@ -119,6 +121,7 @@ TABLES = {
     "asset": (asset_rows, ASSET),
     "preprocess": (preprocess_rows, PREPROCESS),
     "poses": (poses_rows, POSES),
+    "prior": (prior.prior_rows, prior.PRIOR),
     "surface": (surface.surface_rows, surface.SURFACE),
     "ablation": (surface.ablation_rows, surface.SURFACE),
     "texture": (texture.texture_rows, texture.TEXTURE),

@@ -10,6 +10,7 @@ import pytest
 import trimesh
 from PIL import Image
 
+from recon.evaluate.cloud import score_cloud
 from recon.evaluate.score import read_views, score_geometry
 from recon.transforms import Similarity
 
@@ -83,3 +84,29 @@ def test_the_geometry_score_knows_the_truth_and_a_shifted_copy():
     shift = 0.02 * float(np.linalg.norm(truth.extents)) * np.array([0, 0, 1.0])
     moved = score_geometry(world_from_truth.apply(vertices + shift), truth.faces, centres, OWL, 20_000)
     assert 0.4 < moved["chamfer_pct"] <= 2.0 and moved["fscore_0.5"] < 0.7
+
+
+def test_the_cloud_score_knows_wrong_and_missing_points():
+    truth = trimesh.load(OWL / "gt" / "mesh.ply", process=False)
+    diagonal = float(np.linalg.norm(truth.extents))
+    world_from_truth = Similarity(2.0, np.eye(3), np.array([0.5, 0.1, -0.3]))
+    train = read_views(OWL / "gt" / "transforms.json", "train")
+    centres = {t.view.name: world_from_truth.apply(t.view.centre_world()[None])[0] for t in train}
+    points, faces = trimesh.sample.sample_surface(truth, 20_000, seed=7)
+    whole = score_cloud(world_from_truth.apply(points), centres, OWL, 10_000)
+    assert whole.accuracy == 1 and whole.completeness > 0.99 and whole.median_error_pct < 0.3
+    off = points.copy()
+    off[::4] += 0.05 * diagonal * truth.face_normals[faces[::4]]
+    assert score_cloud(world_from_truth.apply(off), centres, OWL, 10_000).accuracy == pytest.approx(0.75, abs=0.03)
+    upper = points[points[:, 2] > np.median(points[:, 2])]
+    assert 0.3 < score_cloud(world_from_truth.apply(upper), centres, OWL, 10_000).completeness < 0.8
+    assert score_cloud(np.zeros((0, 3)), centres, OWL).completeness == 0
+
+
+def test_a_method_without_weights_does_not_end_the_priors_table(surface, monkeypatch, tmp_path):
+    monkeypatch.setattr("recon.prior.network.config.SHIPPED", tmp_path / "weights.npz")
+    import benchmark_prior
+
+    ((name, sentence),) = benchmark_prior.prior_rows(OWL, ["prior.method=mvsnet"])
+    assert name == "mvsnet" and "make them with scripts/train_mvsnet.py" in sentence
+    sys.modules.pop("benchmark_prior")

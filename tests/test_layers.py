@@ -23,6 +23,12 @@ SHARED = {
     ("recon.cli", "recon.scene.write"),
     ("recon.evaluate.variants", "pose.features"),
     ("recon.evaluate.preprocess", "recon.isolate.box"),
+    ("recon.prior.training.paint", "pose.learned.training.textures"),
+    ("recon.prior.training.paint", "recon.evaluate.synthetic.noise"),
+    ("recon.prior.training.scenes", "recon.evaluate.synthetic.camera"),
+    ("recon.prior.training.scenes", "recon.evaluate.synthetic.noise"),
+    ("recon.prior.training.scenes", "recon.evaluate.synthetic.phone"),
+    ("recon.prior.training.shapes", "recon.evaluate.synthetic.shapes"),
     ("recon.report.page", "recon.coverage"),
     ("recon.report.page", "recon.progress"),
     ("recon.report.cover", "recon.mesh.visibility"),
@@ -31,8 +37,9 @@ SHARED = {
 }
 """A mesh is read off a surface field; a batch looks for captures by the file types that the first stage reads; the
 command line makes scenes, which are no stage; the judges of poses and of boxes go by the rules of the stages that they
-judge; the report draws the asset as the preview does, says what `recon check` and the mesh stage can see, and names
-stages as the progress bars do."""
+judge; what the prior's network learns from is rendered with the parts that make synthetic captures and the textures of
+the learned features; the report draws the asset as the preview does, says what `recon check` and the mesh stage can
+see, and names stages as the progress bars do."""
 LATE_ONLY = {"pycolmap", "pymeshlab", "av", "rawpy", "nerfstudio", "onnxruntime", "tinycudann", "viser", "pxr"}
 """Slow to import or optional: allowed inside the functions that need them, never at the top of a module."""
 

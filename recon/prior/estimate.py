@@ -1,4 +1,4 @@
-"""A dense oriented point cloud of the object by classical multi-view stereo: sweep, refine, filter, fuse."""
+"""A dense oriented point cloud of the object by multi-view stereo: depth maps (swept or learned), filter, fuse."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from recon.data import ObjectRegion, PosedCapture, PriorCloud
 from recon.prior.filter import FilterConfig, agreeing, neighbours
 from recon.prior.fuse import FuseConfig, empty_cloud, fuse, joined, samples_of
+from recon.prior.network.config import NetworkConfig
 from recon.prior.refine import RefineConfig, refine_depth
 from recon.prior.sweep import SweepConfig, sweep_again, sweep_inverse_depth
 from recon.prior.view_pairs import choose_sources, common_points, viewing_directions
@@ -25,8 +28,21 @@ FEW_KEPT = 0.1
 """Below this share of the masks' pixels with an agreed depth the user is told."""
 
 
+class Method(Enum):
+    """Who finds the depth maps."""
+
+    sweep = "sweep"
+    """The classical plane sweep with slanted-plane refinement: nothing learned."""
+    mvsnet = "mvsnet"
+    """The cascade MVSNet with the weights that come with recon, or others (`prior.network.checkpoint`)."""
+    both = "both"
+    """Depth maps of both, each confirmed by the others of both kinds; costs both times."""
+
+
 @dataclass(frozen=True)
 class PriorConfig:
+    method: Method = Method.sweep
+    """Who finds the depth maps; all else is the same."""
     object_px: int = 60_000
     """Pixels of the object in the median photo at working size; photos are reduced to it, never enlarged. Time and
     memory go in proportion; raising it finds finer detail."""
@@ -45,10 +61,16 @@ class PriorConfig:
     """The plane sweep."""
     refine: RefineConfig = field(default_factory=RefineConfig)
     """The slanted-plane refinement."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """The network, for method=mvsnet and both."""
     filter: FilterConfig = field(default_factory=FilterConfig)
     """The agreement between views."""
     fuse: FuseConfig = field(default_factory=FuseConfig)
     """The cloud."""
+
+    def files(self) -> tuple[Path, ...]:
+        """Files whose contents the result depends on. Raises UserError where the network's weights are missing."""
+        return (self.network.weights(),) if self.method is not Method.sweep else ()
 
 
 @contextmanager
@@ -98,13 +120,25 @@ def depth_maps(
     pool: ThreadPoolExecutor,
     progress: Callable[[int, int], None],
 ) -> list[DepthMap]:
-    """Depth maps of the chosen views that have at least one source."""
+    """Depth maps of the chosen views that have at least one source; two of each for method=both."""
     wanted = [i for i in chosen if sources[i]]
-    futures = [pool.submit(estimate_depth, works[i], [works[k] for k in sources[i]], hull, cfg) for i in wanted]
-    maps = []
-    for done, future in enumerate(futures):
-        maps.append(future.result())
-        progress(done + 1, len(futures))
+    n_methods = 2 if cfg.method is Method.both else 1
+    maps: list[DepthMap] = []
+
+    def take(found: DepthMap) -> None:
+        maps.append(found)
+        progress(len(maps), n_methods * len(wanted))
+
+    if cfg.method is not Method.sweep:
+        from recon.prior.learned import network_depth_maps
+
+        for found in network_depth_maps(works, sources, wanted, hull, cfg.network):
+            take(found)
+    if cfg.method is not Method.mvsnet:
+        for future in [
+            pool.submit(estimate_depth, works[i], [works[k] for k in sources[i]], hull, cfg) for i in wanted
+        ]:
+            take(future.result())
     return maps
 
 
@@ -136,13 +170,20 @@ def estimate_prior(posed: PosedCapture, region: ObjectRegion, cfg: PriorConfig, 
             job.warn("No two photos see the object from directions near enough to match, so there is no point cloud.")
             return empty_cloud()
         job.progress(85, 100, "comparing depth maps")
-        near = neighbours(viewing_directions([m.work_view for m in maps], centre), cfg.filter.n_compared)
-        agreed = list(pool.map(lambda i: agreeing(maps[i], [maps[k] for k in near[i]], cfg.filter), range(len(maps))))
+        rule = cfg.filter.for_two_kinds() if cfg.method is Method.both else cfg.filter
+        near = neighbours(viewing_directions([m.work_view for m in maps], centre), rule.n_compared)
+        agreed = list(pool.map(lambda i: agreeing(maps[i], [maps[k] for k in near[i]], rule), range(len(maps))))
     job.progress(92, 100, "fusing")
     parts = [samples_of(a, cfg.fuse.edge_px) for a in agreed]
     cloud = fuse(joined(parts), works, hull, region, cfg.outside_share, cfg.fuse)
     kept = sum(len(p.points) for p in parts) / sum(int(m.work_view.mask.sum()) for m in maps)
-    job.notes |= {"scale": scale, "n_depth_maps": len(maps), "kept_share": kept, "n_points": len(cloud.points_world)}
+    job.notes |= {
+        "method": cfg.method.name,
+        "scale": scale,
+        "n_depth_maps": len(maps),
+        "kept_share": kept,
+        "n_points": len(cloud.points_world),
+    }
     if kept < FEW_KEPT:
         job.warn(
             f"Photos agree on only {kept:.0%} of the object's surface (plain or mirroring material): "

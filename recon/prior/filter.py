@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32
@@ -28,6 +28,16 @@ class FilterConfig:
     """With so many views in agreement a point has full confidence; fewer have less, in proportion."""
     n_compared: int = 10
     """Views compared with: those of the nearest directions, within 45 degrees."""
+
+    def for_two_kinds(self) -> FilterConfig:
+        """The same where each view has two depth maps. They err alike in part, but not as one: of twice as many, one
+        less than twice as many must agree."""
+        return replace(
+            self,
+            min_support=2 * self.min_support - 1,
+            full_support=2 * self.full_support - 2,
+            n_compared=2 * self.n_compared,
+        )
 
 
 @njit(nogil=True, fastmath=True, cache=True)

@@ -1,0 +1,1 @@
+"""The learned multi-view stereo network: a small cascade MVSNet."""
