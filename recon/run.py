@@ -168,6 +168,6 @@ def run_capture(cfg: Config, places: Places, reporter: Reporter) -> dict[str, An
         report = build_report(places.name, places.source, cfg, nouns, stats, workspace.records)
         publish(places.workspace / workspace.records["export"]["folder"], places.out, report)
         placed = results.exported.asset_from_world
-        made = Made(results.capture, results.posed, results.region, results.asset, placed, places.out)
+        made = Made(results.capture, results.posed, results.region, results.prior, results.asset, placed, places.out)
         publish_page(made, report, reporter)
     return report

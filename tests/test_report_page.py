@@ -8,16 +8,20 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from ball_scene import CENTRE, RADIUS, ball_capture
 from PIL import Image
 
-from recon.data import Asset, Capture, LeftOut, Mesh, ObjectRegion, Photo, UvMesh
+from recon.data import Asset, Capture, LeftOut, Mesh, ObjectRegion, Photo, PriorCloud, UvMesh
+from recon.prior.fuse import empty_cloud
 from recon.report import pictures
+from recon.report.cloud import TRUST
 from recon.report.cover import GRADES, surface_cover
 from recon.report.page import Made, shown_model, write_page
 from recon.stage import Job
@@ -48,6 +52,16 @@ def ball_asset() -> Asset:
     return Asset(mesh, texture, seen)
 
 
+def ball_cloud(n: int = 20_000) -> PriorCloud:
+    """Points all over the ball in its own colour, the more trusted the higher they lie; a quarter in each step."""
+    up = 1 - (2 * np.arange(n) + 1) / n
+    angle = np.pi * (1 + 5**0.5) * np.arange(n)
+    around = np.sqrt(1 - up**2)
+    normals = np.stack([around * np.cos(angle), around * np.sin(angle), up], -1)
+    rgb = np.tile((np.array(YELLOW) * 255).astype(np.uint8), (n, 1))
+    return PriorCloud(CENTRE + RADIUS * normals, normals, (1 + up) / 2, rgb, np.full(n, 4))
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A finished run on the ball, in which only the pipeline's stages are pretended."""
@@ -66,13 +80,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     exported = export(
         asset, mesh, posed, region, folder / "images", ExportConfig(preview_width_px=300), Job("export", out)
     )
-    return Made(capture, posed, region, asset, exported.asset_from_world, out)
+    return Made(capture, posed, region, ball_cloud(), asset, exported.asset_from_world, out)
 
 
 def report_of(made: Made) -> dict[str, Any]:
     stage = {"seconds": 61.0, "cpu_seconds": 90.0, "peak_memory_mb": 812, "reused": False, "notes": {}}
     metal = {"area_share": 1.0, "roughness": 0.25, "metallic": 1.0}
     finish = {"finishes": [metal], "roughness_and_metallic": "from the photos"}
+    prior = {"method": "both", "n_depth_maps": 32, "kept_share": 0.414}
     return {
         "recon": "0.1.0",
         "capture": NAME,
@@ -85,6 +100,7 @@ def report_of(made: Made) -> dict[str, Any]:
         "warnings": [WARNING],
         "stages": {
             "read_capture": stage,
+            "estimate_prior": stage | {"folder": "04_estimate_prior-0123456789ab", "notes": prior},
             "bake_materials": stage | {"notes": finish},
             "a_new_stage": stage | {"reused": True},
         },
@@ -147,6 +163,17 @@ def test_the_cover_tells_seen_from_filled_in(made: Made) -> None:
     assert orange["from below"] > 0.1 > 0.01 > orange["from above"]
 
 
+def test_the_cloud_lies_on_the_asset_and_shows_its_confidence(made: Made) -> None:
+    stage = pictures.set_up(made.asset, made.posed, made.asset_from_world)
+    drawn = pictures.cloud_pictures(stage, made.prior, made.asset_from_world)
+    assert [name for name, *_ in drawn] == ["front", "right", "back", "left"]
+    for (_, photo, trust), k in zip(drawn, (0, 3, 6, 9), strict=True):
+        turned = cv2.resize(pictures.turntable(stage)[k], photo.shape[1::-1])
+        assert overlap(yellow(photo), yellow(turned)) > 0.93, "both are seen from nearly the same height"
+        rows = [np.nonzero(np.abs(trust.astype(int) - t.rgb).max(2) < 8)[0].mean() for t in TRUST]
+        assert rows == sorted(rows, reverse=True), "the upper points are the sure ones"
+
+
 def test_the_page_is_whole_and_plain(made: Made, page_path: Path) -> None:
     text = page_path.read_text(encoding="utf-8")
     assert text.count("</script>") == 4 and "$" + "data" not in text
@@ -157,6 +184,11 @@ def test_the_page_is_whole_and_plain(made: Made, page_path: Path) -> None:
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text) and "default-src 'none'" in text
     assert "three.js authors" in text and page_path.stat().st_size < 3e6
     assert ["Surface", "roughness 0.25, metal 1.00 on 100%: from the photos"] in data["facts"]
+    cloud = data["cloud"]
+    assert cloud["sentence"].startswith("20,000 points") and "confirm each other in 32 depth maps" in cloud["sentence"]
+    assert "41%" in cloud["sentence"] and cloud["file"] == "04_estimate_prior-0123456789ab/cloud.ply"
+    assert [g["share"] for g in cloud["grades"]] == pytest.approx([0.25] * 4)
+    assert sum(len(p["photo"]) + len(p["trust"]) for p in cloud["pictures"]) < 300_000
     assert data["files"][0] == {"name": "asset.glb", "size": (made.folder / "asset.glb").stat().st_size}
 
 
@@ -269,6 +301,9 @@ def test_text_stays_text_and_fits_a_phone(opened: tuple[Any, list[str]]) -> None
     assert "it is <i>black</i>" in page.locator("#left-out").text_content()
     assert page.locator("#dome .dot").count() == 16 and page.locator(".pair").count() == 6
     assert "Reading photos1 min 1 s0.8 GB" in page.locator("#stages").text_content()
+    assert page.locator("#cloud img").count() == 8
+    assert page.get_by_alt_text("The points, back, coloured by confidence").count() == 1
+    assert "0.75 or more25%" in page.locator("#cloud-trust").text_content()
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out sideways"
     assert 0.05 < yellow(canvas(page)).mean() < 0.7
@@ -283,4 +318,15 @@ def test_without_webgl_the_pictures_remain(browser: Any, page_path: Path) -> Non
     assert "cannot draw the model" in page.locator("#stage").text_content()
     assert page.locator("#viewer .bar").is_hidden() and page.locator(".look").count() == 0
     assert page.locator(".turn img").count() == 12 and page.locator(".turn img").first.is_visible()
+    page.close()
+
+
+def test_an_empty_cloud_is_one_sentence(browser: Any, made: Made, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_page(path, replace(made, prior=empty_cloud()), report_of(made))
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-viewer]", state="attached", timeout=120_000)
+    assert page.locator("#cloud-sentence").text_content().startswith("The photos gave no dense points")
+    assert page.locator("#cloud .columns").is_hidden() and page.locator("#cloud img").count() == 0
     page.close()

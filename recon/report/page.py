@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from recon.coverage import CoverageReport, capture_advice, coverage_report, exposure_report, overlap_report
-from recon.data import Asset, Capture, ObjectRegion, PosedCapture
+from recon.data import Asset, Capture, ObjectRegion, PosedCapture, PriorCloud
 from recon.progress import LABELS
 from recon.report import pictures
-from recon.report.cover import GRADES, Cover, surface_cover
+from recon.report.cloud import TRUST, Trust, cloud_sentence, trust_shares
+from recon.report.cover import GRADES, Cover, Grade, surface_cover
 from recon.transforms import Similarity
 
 PAGE_NAME = "report.html"
@@ -38,6 +39,7 @@ class Made:
     capture: Capture
     posed: PosedCapture
     region: ObjectRegion
+    prior: PriorCloud
     asset: Asset
     asset_from_world: Similarity
     folder: Path
@@ -58,6 +60,7 @@ def write_page(path: Path, made: Made, report: Mapping[str, Any]) -> None:
         "turntable": [pictures.jpeg_uri(p) for p in pictures.turntable(stage)],
         "pairs": _pairs(stage, made.posed),
         "masks": _masks(made.region),
+        "cloud": _cloud(stage, made, report["stages"].get("estimate_prior", {})),
         "cameras": _cameras(stage),
     }
     fresh = path.with_name(f".{path.name}.new")
@@ -158,13 +161,17 @@ def _advice(made: Made, directions: CoverageReport) -> list[str]:
 
 
 def _cover(stage: pictures.Stage, cover: Cover) -> dict[str, Any]:
-    shown = zip(GRADES, cover.shares.tolist(), strict=True)
     return {
         "sentence": cover.sentence(),
-        "grades": [{"name": g.name, "colour": "#{:02x}{:02x}{:02x}".format(*g.rgb), "share": s} for g, s in shown],
+        "grades": _legend(GRADES, cover.shares.tolist()),
         "pictures": [{"name": n, "src": pictures.jpeg_uri(p)} for n, p in pictures.cover_pictures(stage, cover)],
         "overlay": pictures.overlay_uri(cover),
     }
+
+
+def _legend(grades: Sequence[Grade | Trust], shares: list[float]) -> list[dict[str, Any]]:
+    shown = zip(grades, shares, strict=True)
+    return [{"name": g.name, "colour": "#{:02x}{:02x}{:02x}".format(*g.rgb), "share": s} for g, s in shown]
 
 
 def _directions(posed: PosedCapture, directions: CoverageReport) -> dict[str, Any]:
@@ -185,6 +192,19 @@ def _pairs(stage: pictures.Stage, posed: PosedCapture) -> list[dict[str, Any]]:
 def _masks(region: ObjectRegion) -> str | None:
     sheet = pictures.mask_sheet(region)
     return None if sheet is None else pictures.jpeg_uri(sheet)
+
+
+def _cloud(stage: pictures.Stage, made: Made, record: Mapping[str, Any]) -> dict[str, Any]:
+    drawn = pictures.cloud_pictures(stage, made.prior, made.asset_from_world)
+    return {
+        "sentence": cloud_sentence(made.prior, record.get("notes", {})),
+        "file": f"{record['folder']}/cloud.ply" if "folder" in record else None,
+        "grades": _legend(TRUST, trust_shares(made.prior).tolist()),
+        "pictures": [
+            {"name": name, "photo": pictures.jpeg_uri(photo), "trust": pictures.jpeg_uri(trust)}
+            for name, photo, trust in drawn
+        ],
+    }
 
 
 def _cameras(stage: pictures.Stage) -> list[dict[str, Any]]:

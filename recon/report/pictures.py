@@ -1,4 +1,4 @@
-"""The pictures of report.html: the asset all around, photos beside renders, its cover, and the masks."""
+"""The pictures of report.html: the asset all around, photos beside renders, its cover, the masks and the cloud."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from jaxtyping import Float32, Float64, Int, UInt8
 from PIL import Image
 
 from recon.camera import Pinhole, View
-from recon.data import Asset, ObjectRegion, PosedCapture
+from recon.data import Asset, ObjectRegion, PosedCapture, PriorCloud
+from recon.report.cloud import draw_dots, photo_dots, trust_dots
 from recon.report.cover import Cover
 from recon.transforms import Similarity
 from texturing.preview import draw_on_grey, turntable_view
@@ -28,6 +29,10 @@ COVER_DIRECTIONS = (
     ("from below", 30.0, -50.0),
 )
 """Name, azimuth and elevation in degrees in the asset's frame."""
+CLOUD_PX = 300
+"""At this size eight pictures stay below 300 kB even where all points differ in colour from their neighbours."""
+CLOUD_DIRECTIONS = (("front", 0.0, 18.0), ("right", 90.0, 18.0), ("back", 180.0, 18.0), ("left", 270.0, 18.0))
+"""As for the cover; without the sides from which few clouds have any points."""
 N_PAIRS, PAIR_PX = 6, 640
 MARGIN = 0.12
 """Around the object in a pair, in shares of its own size."""
@@ -86,6 +91,23 @@ def cover_pictures(stage: Stage, cover: Cover) -> list[tuple[str, UInt8[np.ndarr
     for name, azimuth, elevation in COVER_DIRECTIONS:
         view = turntable_view(stage.model.vertices, azimuth, elevation, (COVER_PX, COVER_PX))
         pictures.append((name, draw_on_grey(stage.model, view, colours, Shading.lit)))
+    return pictures
+
+
+def cloud_pictures(
+    stage: Stage, cloud: PriorCloud, asset_from_world: Similarity
+) -> list[tuple[str, UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]]]:
+    """The cloud where the asset stands, from all around: name, in the photos' colours, in those of its confidence.
+
+    Nothing for an empty cloud.
+    """
+    if not len(cloud.points_world):
+        return []
+    photo, trust = photo_dots(cloud, asset_from_world), trust_dots(cloud, asset_from_world)
+    pictures = []
+    for name, azimuth, elevation in CLOUD_DIRECTIONS:
+        view = turntable_view(stage.model.vertices, azimuth, elevation, (CLOUD_PX, CLOUD_PX))
+        pictures.append((name, draw_dots(photo, view), draw_dots(trust, view)))
     return pictures
 
 

@@ -16,7 +16,7 @@ from recon import __version__
 from recon.data import Asset, Capture, PosedCapture
 from recon.stage import content_key
 
-STAGE_FIELDS = ("seconds", "cpu_seconds", "peak_memory_mb", "reused", "notes", "warnings")
+STAGE_FIELDS = ("seconds", "cpu_seconds", "peak_memory_mb", "reused", "folder", "notes", "warnings")
 UNKNOWN_SCALE = "The photos do not tell how large the object is, so the asset has unit size: its longest side is 1."
 
 

@@ -49,8 +49,8 @@ function choice(holder, options, choose) {
   });
 }
 
-function legendRows(withShares) {
-  return data.cover.grades.map(({ name, colour, share }) => {
+function legendRows(grades, withShares) {
+  return grades.map(({ name, colour, share }) => {
     const row = make("li", {}, make("i"), name);
     row.firstChild.style.setProperty("--colour", colour);
     if (withShares) row.append(make("b", {}, percent(share)));
@@ -101,11 +101,26 @@ function fillCover() {
   find("#cover-sentence").textContent = data.cover.sentence;
   for (const { name, src } of data.cover.pictures) {
     const image = make("img", { src, alt: `The asset ${name}, coloured by how many photos see it` });
-    find(".cover").append(make("figure", {}, image, make("figcaption", {}, name)));
+    find("#surface .cover").append(make("figure", {}, image, make("figcaption", {}, name)));
   }
-  find("#surface .legend").append(...legendRows(true));
-  find("#legend").append(...legendRows(false));
+  find("#surface .legend").append(...legendRows(data.cover.grades, true));
+  find("#legend").append(...legendRows(data.cover.grades, false));
   find("#dome").prepend(dome(data.directions));
+}
+
+function fillCloud() {
+  find("#cloud-sentence").textContent = data.cloud.sentence;
+  find("#cloud .columns").hidden = !data.cloud.pictures.length;
+  if (data.cloud.file) find("#cloud-photo span").textContent = `MeshLab opens them: ${data.cloud.file} in the run's workspace.`;
+  for (const { name, photo, trust } of data.cloud.pictures) {
+    const add = (holder, src, how) => {
+      const image = make("img", { src, alt: `The points, ${name}, ${how}`, loading: "lazy" });
+      find(`${holder} .cover`).append(make("figure", {}, image, make("figcaption", {}, name)));
+    };
+    add("#cloud-photo", photo, "in the photos' colours");
+    add("#cloud-trust", trust, "coloured by confidence");
+  }
+  find("#cloud-trust .legend").append(...legendRows(data.cloud.grades, true));
 }
 
 /** The sky over the object: the first photo below, the turn to its right counter-clockwise, straight up in the middle. */
@@ -212,5 +227,6 @@ async function startViewer() {
 fillFacts();
 fillPictures();
 fillCover();
+fillCloud();
 fillTables();
 startViewer();
