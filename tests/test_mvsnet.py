@@ -21,6 +21,7 @@ from recon.prior.network.cascade import (
     STEPS,
     CascadeMvsNet,
     Rig,
+    first_hypotheses,
     load_weights,
     next_hypotheses,
     save_weights,
@@ -28,7 +29,13 @@ from recon.prior.network.cascade import (
 )
 from recon.prior.network.config import NetworkConfig
 from recon.prior.network.features import standardised
-from recon.prior.network.regularise import Convolution, VolumeNet, probability_around, soft_argmin
+from recon.prior.network.regularise import (
+    Convolution,
+    VolumeNet,
+    probability_around,
+    soft_argmin,
+    soft_argmin_near_peak,
+)
 from recon.prior.network.warp import group_correlation, motion_between, source_positions, warp_to_planes
 from recon.prior.visual_hull import carve
 from recon.prior.work_view import WorkView, cut_out
@@ -355,3 +362,12 @@ def test_a_gpu_finds_the_same_depth(cuda: torch.device) -> None:
         found.append(own(maps[0], maps[1:], rig)[-1].position.detach().cpu())
     # other orders of summing, and TF32 where it is on: parts of a step
     torch.testing.assert_close(found[0], found[1], atol=0.5 * STEPS[-1], rtol=0)
+
+
+def test_at_a_jump_the_depth_is_on_one_side() -> None:
+    probability = torch.zeros(1, 32, 1, 2)
+    probability[0, [4, 5, 6, 24, 25], 0, 0] = torch.tensor([0.1, 0.4, 0.1, 0.2, 0.2])
+    probability[0, 31, 0, 1] = 1.0
+    positions = first_hypotheses(torch.zeros(1, 1, 1, 2))
+    torch.testing.assert_close(soft_argmin_near_peak(probability, positions)[0, 0], torch.tensor([5 / 31, 1.0]))
+    assert 10 / 31 < float(soft_argmin(probability, positions)[0, 0, 0]) < 15 / 31

@@ -18,7 +18,13 @@ from torch.nn import functional
 
 from recon.errors import UserError
 from recon.prior.network.features import STRIDES, FeaturePyramid, Pyramid, standardised
-from recon.prior.network.regularise import Convolution, VolumeNet, probability_around, soft_argmin
+from recon.prior.network.regularise import (
+    Convolution,
+    VolumeNet,
+    probability_around,
+    soft_argmin,
+    soft_argmin_near_peak,
+)
 from recon.prior.network.warp import group_correlation, warp_to_planes
 
 N_HYPOTHESES = (32, 16, 8)
@@ -129,7 +135,9 @@ class CascadeMvsNet(nn.Module):
             if reach is not None and stage == 0:
                 logits = within_reach(logits, positions, reach, STEPS[0])
             probability = torch.softmax(logits, 1)
-            position = soft_argmin(probability, positions)
+            # only the whole expectation has a slope wherever the truth lies, and so it is what is trained
+            expected = soft_argmin if self.training else soft_argmin_near_peak
+            position = expected(probability, positions)
             with torch.no_grad():
                 sure = probability_around(probability, position, positions)
             found.append(StageDepth(position, sure))

@@ -9,6 +9,8 @@ from torch.nn import functional
 
 WIDTHS = (8, 16, 32)
 """Channels of the volume at its own, half and a quarter of its size."""
+PEAK_REACH = 2
+"""Hypotheses on either side of the most probable one that a depth is the mean of."""
 
 
 class Convolution(nn.Conv3d):
@@ -58,6 +60,19 @@ def _enlarged(volume: Float[Tensor, "b c d h w"], like: Float[Tensor, "b c dd hh
 def soft_argmin(probability: Float[Tensor, "b d h w"], hypotheses: Float[Tensor, "b d h w"]) -> Float[Tensor, "b h w"]:
     """The expected hypothesis (Kendall et al. 2017, eq. 1)."""
     return (probability * hypotheses).sum(1)
+
+
+def soft_argmin_near_peak(
+    probability: Float[Tensor, "b d h w"], hypotheses: Float[Tensor, "b d h w"]
+) -> Float[Tensor, "b h w"]:
+    """The expected hypothesis of those within two of the most probable one.
+
+    At a jump in depth the whole expectation lies between both sides, where there is nothing.
+    """
+    peak = probability.argmax(1, keepdim=True)
+    index = torch.arange(probability.shape[1], device=probability.device)[None, :, None, None]
+    near = torch.where((index - peak).abs() <= PEAK_REACH, probability, 0)
+    return (near * hypotheses).sum(1) / near.sum(1)
 
 
 def probability_around(
