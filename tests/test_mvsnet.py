@@ -15,7 +15,7 @@ from recon.cli import main
 from recon.errors import UserError
 from recon.prior.estimate import Method, PriorConfig, estimate_prior
 from recon.prior.filter import FilterConfig, agreeing
-from recon.prior.learned import depth_map_from, estimate_by_network, picture_of, position_bounds, without_edges
+from recon.prior.learned import depth_map_from, estimate_by_network, picture_of, position_bounds
 from recon.prior.network.cascade import (
     N_HYPOTHESES,
     STEPS,
@@ -265,7 +265,7 @@ def test_probable_and_consistent_depths_are_kept_and_others_dropped(works: list[
     maps[0].depth_z[: works[0].mask.shape[0] // 2] *= 1.03  # probable, but no other view agrees
     agreed = agreeing(maps[0], maps[1:], FilterConfig(min_support=2))
     half = len(agreed.depth_z) // 2
-    assert (agreed.depth_z[:half][works[0].mask[:half]] > 0).mean() < 0.02  # by chance
+    assert (agreed.depth_z[:half][works[0].mask[:half]] > 0).mean() < 0.03  # by chance, most of it at the rim
     kept = agreed.depth_z > 0
     assert kept[half:, ~left][works[0].mask[half:, ~left]].mean() > 0.5
     assert np.median(np.abs(agreed.depth_z - true_depth(works[0]))[kept]) < 2e-4
@@ -281,15 +281,6 @@ def test_normals_of_a_right_depth_map_are_the_balls(works: list[WorkView]) -> No
     normal = found.normal_cam[on] @ work.view.cam_from_world.rotation
     cosine = (normal * (world - CENTRE)).sum(1) / RADIUS
     assert np.degrees(np.arccos(np.clip(np.median(cosine), -1, 1))) < 4
-
-
-def test_depth_edges_are_dropped() -> None:
-    position = np.full((9, 9), 0.5, np.float32)
-    position[:, 5:] = 0.8
-    mask = np.ones((9, 9), bool)
-    mask[:, 8] = False
-    kept = without_edges(position, mask, 0.1)
-    assert not kept[:, [4, 5, 8]].any() and kept[:, [0, 1, 2, 3, 6, 7]].all()
 
 
 def test_positions_of_the_hulls_bounds() -> None:

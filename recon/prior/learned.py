@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from recon.prior.network.cascade import Rig
@@ -47,17 +46,6 @@ def position_bounds(
     return np.stack([np.where(some, low, 0), np.where(some, high, 1)]).astype(np.float32)
 
 
-def without_edges(
-    position: Float32[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], step: float
-) -> Bool[np.ndarray, "h w"]:
-    """Pixels of the mask none of whose four neighbours in it differs by more than `step`."""
-    kernel = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    high = cv2.dilate(np.where(mask, position, -1e9).astype(np.float32), kernel)
-    low = cv2.erode(np.where(mask, position, 1e9).astype(np.float32), kernel)
-    kept: np.ndarray = mask & (high - position <= step) & (position - low <= step)
-    return kept
-
-
 def depth_map_from(
     work: WorkView,
     position: Float32[np.ndarray, "h w"],
@@ -66,13 +54,12 @@ def depth_map_from(
     ends: tuple[float, float],
     cfg: NetworkConfig,
 ) -> DepthMap:
-    """What is left of the network's answer: the mask's pixels that are probable, within reach and on no depth edge.
+    """What is left of the network's answer: the mask's pixels that are probable and within reach.
 
     ends: inverse depth_z at positions 0 and 1.
     """
     far, near = ends
-    within = work.mask & (position >= reach[0]) & (position <= reach[1])
-    good = without_edges(position, within, cfg.edge_step) & (probability >= cfg.min_probability)
+    good = work.mask & (position >= reach[0]) & (position <= reach[1]) & (probability >= cfg.min_probability)
     inv_depth = (far + position * (near - far)).astype(np.float32)
     depth_z = np.where(good, 1 / np.maximum(inv_depth, 1e-12), 0).astype(np.float32)
     planes = np.stack(fitted_slopes(inv_depth, good, NORMAL_RADIUS_PX), -1)

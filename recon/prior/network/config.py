@@ -25,9 +25,6 @@ class NetworkConfig:
     first; CasMVSNet is surer of itself than recon's network, and its authors take 0.9."""
     outside_bounds: float = 0.05
     """A depth may lie this far outside the visual hull's bounds of its ray, in shares of the view's depth range."""
-    edge_step: float = 0.04
-    """Pixels whose depth differs from a neighbour's by more than this share of the view's depth range are dropped: what
-    the network finds at a jump lies between both sides."""
 
     def weights(self) -> Path:
         """The file that holds the weights. Raises UserError where it is missing."""
