@@ -317,7 +317,8 @@ def test_without_webgl_the_pictures_remain(browser: Any, page_path: Path) -> Non
     page.wait_for_selector("html[data-viewer=failed]", state="attached")
     assert "cannot draw the model" in page.locator("#stage").text_content()
     assert page.locator("#viewer .bar").is_hidden() and page.locator(".look").count() == 0
-    assert page.locator(".turn img").count() == 12 and page.locator(".turn img").first.is_visible()
+    assert page.locator(".turn img").count() == 12
+    page.locator(".turn img").first.wait_for(state="visible")  # once it is decoded
     page.close()
 
 
