@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
-from torch import Tensor
+from jaxtyping import Float32
 
-from recon.prior.network.cascade import Rig
+from recon.prior.network.cascade import Rig, padded_reach
 from recon.prior.network.checkpoint import DepthNetwork, load_network
 from recon.prior.network.config import NetworkConfig
 from recon.prior.network.features import Pyramid
@@ -27,23 +26,23 @@ def fastest_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def picture_of(work: WorkView, device: torch.device) -> Float[Tensor, "1 3 h w"]:
-    """A crop's colours, 0..1."""
-    rgb = torch.from_numpy(np.ascontiguousarray(work.rgb.transpose(2, 0, 1)))
-    return rgb[None].to(device).float() / 255
+def pyramid_of(net: DepthNetwork, work: WorkView, device: torch.device) -> Pyramid:
+    """The features of a crop."""
+    rgb, mask = torch.from_numpy(work.rgb).to(device), torch.from_numpy(work.mask).to(device)
+    return net.pyramid(rgb.permute(2, 0, 1)[None].float() / 255, mask[None, None].float())
 
 
 def position_bounds(
     bounds: Float32[np.ndarray, "h w 2"], far: float, near: float, spare: float
 ) -> Float32[np.ndarray, "2 h w"]:
-    """Lowest and highest position of each pixel by the hull's nearest and farthest depth_z; 0 and 1 where it has none.
+    """Lowest and highest position of each pixel by the hull's nearest and farthest depth_z; 1 and 0 where it has none.
 
     far, near: inverse depth_z at positions 0 and 1; spare: added at both ends.
     """
     some = bounds[..., 0] > 0
     low = (1 / np.maximum(bounds[..., 1], 1e-12) - far) / (near - far) - spare
     high = (1 / np.maximum(bounds[..., 0], 1e-12) - far) / (near - far) + spare
-    return np.stack([np.where(some, low, 0), np.where(some, high, 1)]).astype(np.float32)
+    return np.stack([np.where(some, low, 1), np.where(some, high, 0)]).astype(np.float32)
 
 
 def depth_map_from(
@@ -95,9 +94,8 @@ def estimate_by_network(
         torch.tensor([[far, near]], device=device),
     )
     reach = position_bounds(bounds, far, near, cfg.outside_bounds)
-    tall, wide = pyramids[index][-1].shape[2:]
-    padded = np.pad(reach, ((0, 0), (0, tall - height), (0, wide - width)), mode="edge")
-    found = net.depth(pyramids[index], [pyramids[k] for k in sources], rig, torch.from_numpy(padded)[None].to(device))
+    within = padded_reach(torch.from_numpy(reach)[None].to(device), *pyramids[index][-1].shape[2:])
+    found = net.depth(pyramids[index], [pyramids[k] for k in sources], rig, within)
     position = found.position[0, :height, :width].cpu().numpy()
     probability = found.probability[0, :height, :width].cpu().numpy()
     return depth_map_from(work, position, probability, reach, (far, near), cfg)
@@ -111,7 +109,7 @@ def network_depth_maps(
     device = fastest_device()
     with torch.inference_mode():
         net = load_network(cfg.weights(), device)
-        pyramids = [net.pyramid(picture_of(work, device)) for work in works]
+        pyramids = [pyramid_of(net, work, device) for work in works]
     for i in wanted:
         with torch.inference_mode():  # not around the yield, where the caller's code runs
             found = estimate_by_network(net, i, pyramids, works, sources[i][: cfg.n_sources], hull, cfg)
