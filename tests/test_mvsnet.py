@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,9 @@ from test_prior import CENTRE, RADIUS, make_scene, true_depth
 from recon.camera import Pinhole, View
 from recon.cli import main
 from recon.errors import UserError
-from recon.prior.estimate import Method, PriorConfig, estimate_prior
+from recon.prior.estimate import Method, PriorConfig, estimate_prior, one_ahead
 from recon.prior.filter import FilterConfig, agreeing
-from recon.prior.learned import depth_map_from, estimate_by_network, position_bounds, pyramid_of
+from recon.prior.learned import depth_map_from, estimate_by_network, position_bounds, pyramid_of, refined
 from recon.prior.network.cascade import (
     N_HYPOTHESES,
     STEPS,
@@ -38,6 +40,7 @@ from recon.prior.network.regularise import (
     soft_argmin_near_peak,
 )
 from recon.prior.network.warp import group_correlation, motion_between, source_positions, warp_to_planes
+from recon.prior.refine import RefineConfig
 from recon.prior.visual_hull import carve
 from recon.prior.work_view import WorkView, cut_out
 from recon.stage import Job
@@ -322,7 +325,7 @@ def test_normals_of_a_right_depth_map_are_the_balls(works: list[WorkView]) -> No
 def test_positions_of_the_hulls_bounds() -> None:
     bounds = np.zeros((1, 2, 2), np.float32)
     bounds[0, 0] = [2.0, 4.0]
-    low, high = position_bounds(bounds, 0.2, 1.0, 0.0)
+    low, high = position_bounds(bounds, 0.2, 1.0)
     np.testing.assert_allclose(low[0], [(0.25 - 0.2) / 0.8, 1], atol=1e-6)
     np.testing.assert_allclose(high[0], [(0.5 - 0.2) / 0.8, 0], atol=1e-6)
 
@@ -398,3 +401,34 @@ def test_at_a_jump_the_depth_is_on_one_side() -> None:
     positions = first_hypotheses(torch.zeros(1, 1, 1, 2))
     torch.testing.assert_close(soft_argmin_near_peak(probability, positions)[0, 0], torch.tensor([5 / 31, 1.0]))
     assert 10 / 31 < float(soft_argmin(probability, positions)[0, 0, 0]) < 15 / 31
+
+
+def test_planes_put_a_depth_right_that_is_a_little_off_and_drop_none(ball, works: list[WorkView]) -> None:  # type: ignore[no-untyped-def]
+    work, others = works[0], [works[1], works[7]]
+    hull, right = carve(works, ball[1], 48, 0.12), true_map(work, np.full(work.mask.shape, 0.7))
+    off = replace(right, depth_z=(right.depth_z * 1.004).astype(np.float32))
+    found = refined(off, others, hull, 1.0, RefineConfig(rounds=2))
+    on = right.depth_z > 0
+    before, after = (np.abs(m.depth_z - right.depth_z)[on] for m in (off, found))
+    assert np.median(after) < 0.5 * np.median(before)
+    assert (found.depth_z[on] > 0).mean() > 0.97 and not found.depth_z[~on].any()
+    np.testing.assert_array_equal(found.confidence[found.depth_z > 0], np.float32(0.7))
+    assert found.window_px2 > 0
+    nothing = refined(replace(off, depth_z=np.zeros_like(off.depth_z)), others, hull, 1.0, RefineConfig())
+    assert not nothing.depth_z.any() and not nothing.confidence.any()
+
+
+def test_results_come_in_order_while_the_next_one_is_begun() -> None:
+    events: list[str] = []
+
+    def begun() -> Iterator[Future]:
+        for k in range(3):
+            events.append(f"begin {k}")
+            future: Future = Future()
+            future.set_result(k)
+            yield future
+
+    for result in one_ahead(begun()):
+        events.append(f"take {result}")
+    assert events == ["begin 0", "begin 1", "take 0", "begin 2", "take 1", "take 2"]
+    assert list(one_ahead(iter(()))) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,10 +14,13 @@ from recon.prior.network.checkpoint import DepthNetwork, load_network
 from recon.prior.network.config import NetworkConfig
 from recon.prior.network.features import Pyramid
 from recon.prior.network.warp import motion_between
-from recon.prior.refine import fitted_slopes, normals_of_planes
+from recon.prior.refine import RefineConfig, fitted_slopes, normals_of_planes, refine_depth
+from recon.prior.sweep import pixels_per_inverse_depth
 from recon.prior.visual_hull import VisualHull, depth_bounds
 from recon.prior.work_view import DepthMap, WorkView
 
+NEVER_DROPPED = 1.01
+"""As `RefineConfig.worst_cost`: more than a match can cost."""
 NORMAL_RADIUS_PX = 2
 """Half the side of the window whose plane gives a pixel's normal."""
 
@@ -32,16 +36,14 @@ def pyramid_of(net: DepthNetwork, work: WorkView, device: torch.device) -> Pyram
     return net.pyramid(rgb.permute(2, 0, 1)[None].float() / 255, mask[None, None].float())
 
 
-def position_bounds(
-    bounds: Float32[np.ndarray, "h w 2"], far: float, near: float, spare: float
-) -> Float32[np.ndarray, "2 h w"]:
+def position_bounds(bounds: Float32[np.ndarray, "h w 2"], far: float, near: float) -> Float32[np.ndarray, "2 h w"]:
     """Lowest and highest position of each pixel by the hull's nearest and farthest depth_z; 1 and 0 where it has none.
 
-    far, near: inverse depth_z at positions 0 and 1; spare: added at both ends.
+    far, near: inverse depth_z at positions 0 and 1.
     """
     some = bounds[..., 0] > 0
-    low = (1 / np.maximum(bounds[..., 1], 1e-12) - far) / (near - far) - spare
-    high = (1 / np.maximum(bounds[..., 0], 1e-12) - far) / (near - far) + spare
+    low = (1 / np.maximum(bounds[..., 1], 1e-12) - far) / (near - far)
+    high = (1 / np.maximum(bounds[..., 0], 1e-12) - far) / (near - far)
     return np.stack([np.where(some, low, 1), np.where(some, high, 0)]).astype(np.float32)
 
 
@@ -93,12 +95,27 @@ def estimate_by_network(
         torch.from_numpy(np.stack([m[1] for m in motions]))[None].float().to(device),
         torch.tensor([[far, near]], device=device),
     )
-    reach = position_bounds(bounds, far, near, cfg.outside_bounds)
+    reach = position_bounds(bounds, far, near)
     within = padded_reach(torch.from_numpy(reach)[None].to(device), *pyramids[index][-1].shape[2:])
     found = net.depth(pyramids[index], [pyramids[k] for k in sources], rig, within)
     position = found.position[0, :height, :width].cpu().numpy()
     probability = found.probability[0, :height, :width].cpu().numpy()
     return depth_map_from(work, position, probability, reach, (far, near), cfg)
+
+
+def refined(found: DepthMap, sources: list[WorkView], hull: VisualHull, step_px: float, cfg: RefineConfig) -> DepthMap:
+    """The network's depth moved to the slanted planes that match best; what matches badly stays, as it knows better.
+
+    step_px: how far the search reaches, as `SweepConfig.plane_step_px` is for the sweep's.
+    """
+    work, some = found.work_view, found.depth_z > 0
+    bounds = depth_bounds(hull, work)
+    some &= bounds[..., 0] > 0
+    near, far = 1 / np.maximum(bounds[..., 0], 1e-12), 1 / np.maximum(bounds[..., 1], 1e-12)
+    start = np.where(some, np.clip(1 / np.maximum(found.depth_z, 1e-12), far, near), 0).astype(np.float32)
+    step = step_px / pixels_per_inverse_depth(work, sources)
+    moved = refine_depth(work, sources, start, step, bounds, replace(cfg, worst_cost=NEVER_DROPPED))
+    return replace(moved, confidence=np.where(moved.depth_z > 0, found.confidence, 0).astype(np.float32))
 
 
 def network_depth_maps(
