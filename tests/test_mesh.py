@@ -170,6 +170,35 @@ def test_a_dent_in_the_underside_is_filled_and_a_ring_stays_open(posed: PosedCap
     assert solid.euler_number == 0, "the ring lost its hole"
 
 
+def test_what_trails_off_unseen_is_cut_where_the_seen_surface_ends(posed: PosedCapture, region: ObjectRegion) -> None:
+    eyes = [np.array([1.8, y, z]) for y in (-1.0, 0.0, 1.0) for z in (-0.4, 0.4, 1.2)]
+    camera, away = posed.views[0].camera, np.array([-1.0, 0, 0])
+    views = tuple(View(f"v{k:02d}", camera, looking_at(eye, CENTRE)) for k, eye in enumerate(eyes))
+    in_front = replace(posed, views=views, sharpness=np.ones(len(views)), support_plane=None)
+    whole = ball(CENTRE, 0.2)
+
+    def tail(x: np.ndarray) -> np.ndarray:
+        """As long as two radii, in the ball's shadow."""
+        along = np.clip((x - CENTRE) @ away, 0, 0.38)
+        return np.linalg.norm(x - CENTRE - along[:, None] * away, axis=1) - 0.05
+
+    job = Job("extract_mesh", region.folder)
+    mesh = mesh_from_sdf(union(whole, tail), in_front, region, CFG, job)
+    assert is_closed(mesh.faces) and len(job.warnings) == 1 and "trailed off" in job.warnings[0]
+    depth = (mesh.vertices_world - CENTRE) @ away
+    assert depth.max() < 0.2, "the tail is gone"
+    assert np.abs(whole(mesh.vertices_world[depth < -0.05])).max() < 0.2 * mesh.stats["cell"], "what is seen stays"
+    all_around, _, _ = extract(union(whole, tail), posed, region)
+    assert ((all_around.vertices_world - CENTRE) @ away).max() == pytest.approx(0.43, abs=0.01)
+
+
+def test_what_stands_on_the_table_is_not_cut_from_it(posed: PosedCapture, region: ObjectRegion) -> None:
+    from_above = replace(posed, views=tuple(v for v in posed.views if v.centre_world()[2] > 1))
+    mesh, _, _ = extract(ball((0, 0, 0.3), 0.3), from_above, region)
+    assert mesh.vertices_world[:, 2].min() == pytest.approx(0, abs=0.01)
+    assert mesh.stats["trimmed_area_share"] == 0
+
+
 def test_legs_keep_the_space_between_them(posed: PosedCapture, region: ObjectRegion) -> None:
     legs = [block((x, y, -0.02), (x + 0.06, y + 0.06, 0.4)) for x in (-0.3, 0.24) for y in (-0.3, 0.24)]
     seat = block((-0.3, -0.3, 0.4), (0.3, 0.3, 0.46))

@@ -20,6 +20,7 @@ from recon.surface.fit import fit_surface
 from recon.surface.free_space import carve_looked_through, towards_best_views
 from recon.surface.hashgrid import GridLayout, encode_reference
 from recon.surface.hashgrid_cpu import encode_cpu, features_cpu
+from recon.surface.losses import opacity_loss
 from recon.surface.query import load_sdf
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
 from recon.surface.sampling import clip_to_planes, sample_rays
@@ -55,6 +56,20 @@ def test_kernels_match_the_reference_in_values_and_gradients():
     assert tables[1].grad.abs().max() > 0
     alone = features_cpu(LAYOUT, table.numpy(), x.numpy(), level_weight.numpy())
     np.testing.assert_allclose(alone, outputs[1][0].detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_masks_pull_only_at_rays_that_are_on_the_wrong_side():
+    opacity = torch.tensor([0.0, 0.3, 0.59, 0.61, 1.0, 1.0 + 1e-6, 0.0, 0.39, 0.41, 1.0, 0.7], requires_grad=True)
+    on = torch.arange(11) < 6
+    outside = (torch.arange(11) >= 6) & (torch.arange(11) < 10)  # the last is unsure
+    loss = opacity_loss(opacity, on, outside, 0.6)
+    loss.sum().backward()
+    assert opacity.grad is not None
+    assert (opacity.grad[:3] < 0).all() and opacity.grad[0] == opacity.grad.min(), "what should be opaque becomes so"
+    assert (opacity.grad[8:10] > 0).all() and opacity.grad[9] == opacity.grad.max()
+    right = [3, 4, 5, 6, 7, 10]
+    assert (loss[right] == 0).all() and (opacity.grad[right] == 0).all()
+    assert loss.max() < 5, "one wrong mask pulls with bounded force"
 
 
 def test_jacobian_is_the_slope_of_the_features():

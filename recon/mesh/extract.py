@@ -13,6 +13,7 @@ from recon.mesh.clean import face_areas, object_faces
 from recon.mesh.faults import find_faults, smallest_angles_deg
 from recon.mesh.grid import Grid, Sdf, fill_underside, make_grid, marching_cubes, sample
 from recon.mesh.simplify import Triangles, is_closed, simplify, smooth
+from recon.mesh.trim import planes_around_seen
 from recon.mesh.visibility import seen_by
 from recon.stage import Job, stage
 
@@ -33,9 +34,12 @@ class MeshConfig:
     """Loose parts with less than this share of the largest part's area are dropped unseen; raising it drops more."""
     underside_height: float = 0.05
     """Dents in the underside of a standing object are filled up to this share of its diagonal. 0: leave them."""
+    unseen_reach: float = 0.08
+    """What reaches farther out of the convex hull of what photos see is cut there, as a share of that hull's diagonal;
+    raising it leaves more of what trails off behind an object that was only photographed from one side."""
 
 
-@stage(result=Mesh, version=3)
+@stage(result=Mesh, version=4)
 def extract_mesh(posed: PosedCapture, region: ObjectRegion, field: SurfaceField, cfg: MeshConfig, job: Job) -> Mesh:
     """The zero set of the fitted surface as a clean mesh in world. Raises UserError if there is none."""
     from recon.surface.query import load_sdf
@@ -54,14 +58,14 @@ def mesh_from_sdf(sdf: Sdf, posed: PosedCapture, region: ObjectRegion, cfg: Mesh
         cfg.cell_px * pixel_footprint(posed, region),
         cfg.max_resolution,
     )
-    vertices, faces = _zero_set(sdf, region, _support(posed, region), grid, cfg, job)
-    job.progress(0.7, 1, "removing loose parts")
-    keep = object_faces(vertices, faces, posed, region, cfg.min_part_share)
-    if not keep.any():
-        raise UserError(NO_SURFACE)
-    n_dropped = len(faces) - int(keep.sum())
-    job.progress(0.75, 1, f"simplifying {int(keep.sum()):,} triangles")
-    dense = smooth(vertices, faces[keep], cfg.smoothing_steps)
+    whole, n_dropped = _object_within(_outer_planes(posed, region), sdf, posed, region, grid, cfg, job)
+    trimming, share = planes_around_seen(whole, posed, _support(posed, region), cfg.unseen_reach * region.diagonal())
+    if share:
+        job.warn(TRIMMED.format(share=share))
+        planes = np.concatenate([_outer_planes(posed, region), trimming])
+        whole, n_dropped = _object_within(planes, sdf, posed, region, grid, cfg, job)
+    job.progress(0.75, 1, f"simplifying {len(whole[1]):,} triangles")
+    dense = smooth(*whole, cfg.smoothing_steps)
     vertices, faces = simplify(*dense, cfg.n_triangles)
     faults = find_faults(vertices, faces)
     if faults:
@@ -73,7 +77,8 @@ def mesh_from_sdf(sdf: Sdf, posed: PosedCapture, region: ObjectRegion, cfg: Mesh
         "watertight": is_closed(faces),
         "faults": asdict(faults),
         "smallest_angle_deg": round(float(smallest_angles_deg(vertices, faces).min()), 2),
-        "dropped_triangle_share": round(n_dropped / len(keep), 4),
+        "dropped_triangle_share": round(n_dropped / (n_dropped + len(whole[1])), 4),
+        "trimmed_area_share": round(share, 4),
         "unseen_area_share": round(unseen_area_share((vertices, faces), posed), 4),
         "cell": grid.cell,
         "cells": list(grid.n_cells),
@@ -86,6 +91,10 @@ def mesh_from_sdf(sdf: Sdf, posed: PosedCapture, region: ObjectRegion, cfg: Mesh
 NO_SURFACE = (
     "No surface was found where the object should be; look at the masks in the report, and if they are wrong "
     "give your own in a `masks` folder beside the photos."
+)
+TRIMMED = (
+    "The object's back trailed off where no three photos see it, and {share:.0%} of the surface was cut off there; "
+    "photos from all around would show what it is like."
 )
 
 
@@ -103,26 +112,53 @@ def unseen_area_share(mesh: Triangles, posed: PosedCapture, n_samples: int = 20_
     return float((n_seen == 0).mean())
 
 
+def _outer_planes(posed: PosedCapture, region: ObjectRegion) -> Float64[np.ndarray, "m 4"]:
+    """Half-spaces (n, d) that hold the object: its convex hull's, and what is above the support plane."""
+    support = _support(posed, region)
+    if support is None:
+        return region.hull_planes
+    return np.concatenate([region.hull_planes, [[*-support.normal_world, support.offset]]])
+
+
 def _support(posed: PosedCapture, region: ObjectRegion) -> SupportPlane | None:
     return posed.support_plane if region.rests_on_support else None
 
 
+def _object_within(
+    planes: Float64[np.ndarray, "m 4"],
+    sdf: Sdf,
+    posed: PosedCapture,
+    region: ObjectRegion,
+    grid: Grid,
+    cfg: MeshConfig,
+    job: Job,
+) -> tuple[Triangles, int]:
+    """The object's part of the zero set within some half-spaces, and how many triangles were none of it."""
+    height = cfg.underside_height * region.diagonal()
+    vertices, faces = _zero_set(sdf, planes, _support(posed, region), height, grid, job)
+    job.progress(0.7, 1, "removing loose parts")
+    keep = object_faces(vertices, faces, posed, region, cfg.min_part_share)
+    if not keep.any():
+        raise UserError(NO_SURFACE)
+    return (vertices, faces[keep]), int((~keep).sum())
+
+
 def _zero_set(
-    sdf: Sdf, region: ObjectRegion, support: SupportPlane | None, grid: Grid, cfg: MeshConfig, job: Job
+    sdf: Sdf,
+    planes: Float64[np.ndarray, "m 4"],
+    support: SupportPlane | None,
+    underside_height: float,
+    grid: Grid,
+    job: Job,
 ) -> Triangles:
-    """Marching cubes within the hull and above the support plane."""
-    planes: Float64[np.ndarray, "m 4"] = region.hull_planes
-    if support is not None:  # outside is below it
-        planes = np.concatenate([planes, [[*-support.normal_world, support.offset]]])
+    """Marching cubes within half-spaces, dents of the underside filled up to a height over the support plane."""
     values = sample(sdf, planes, grid, lambda share: job.progress(0.6 * share, 1, "sampling the surface"))
     if not (values < 0).any():
         raise UserError(NO_SURFACE)
     if support is not None:
         height = _layer_heights(support, grid, values.shape[2])
         if height is not None:
-            job.notes["underside_nodes_filled"] = fill_underside(
-                values, height, cfg.underside_height * region.diagonal()
-            )
+            job.notes["underside_nodes_filled"] = fill_underside(values, height, underside_height)
     job.progress(0.65, 1, "marching cubes")
     return marching_cubes(values, grid)
 

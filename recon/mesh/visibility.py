@@ -17,11 +17,12 @@ def seen_by(
     face_idx: Int[np.ndarray, " k"],
     views: Sequence[View],
     region: ObjectRegion | None = None,
+    least_cosine: float = 0.0,
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     """In how many photos each of some triangles is seen, and in how many of these its centre lies in the mask.
 
-    Seen: its centre is in the photo, it is turned towards the camera, and no other triangle hides it. Without a
-    region the second answer is zeros.
+    Seen: its centre is in the photo, it is turned towards the camera (the cosine between its normal and the way there
+    is above `least_cosine`), and no other triangle hides it. Without a region the second answer is zeros.
     """
     from embreex import rtcore_scene
     from embreex.mesh_construction import TriangleMesh
@@ -32,16 +33,19 @@ def seen_by(
     corners = vertices[faces[face_idx]]
     centre = corners.mean(1)
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-300)
     tolerance = 1e-3 * float(np.linalg.norm(np.ptp(vertices, axis=0)))
     n_seen, n_masked = np.zeros(len(face_idx), np.int64), np.zeros(len(face_idx), np.int64)
     for view in views:
         eye = view.centre_world()
         pixels, depth_z = view.project(centre)
-        idx = np.flatnonzero(view.in_image(pixels, depth_z) & (((eye - centre) * normal).sum(1) > 0))
+        ray = centre - eye
+        length = np.linalg.norm(ray, axis=1)
+        facing = -(ray * normal).sum(1) > least_cosine * length
+        idx = np.flatnonzero(view.in_image(pixels, depth_z) & facing)
         if not len(idx):
             continue
-        ray = centre[idx] - eye
-        length = np.linalg.norm(ray, axis=1)
+        ray, length = ray[idx], length[idx]
         start = np.broadcast_to((eye - origin).astype(np.float32), ray.shape)
         hit = scene.run(np.ascontiguousarray(start), (ray / length[:, None]).astype(np.float32), output=1)
         idx = idx[(hit["primID"] == face_idx[idx]) | (hit["tfar"] > length - tolerance)]

@@ -14,7 +14,10 @@ class LossConfig:
     """Weights of the loss's terms against the colour term's 1."""
 
     mask: float = 0.1
-    """Pulls opacity to 1 on the object and to 0 beside it."""
+    """Makes rays opaque on the object and transparent beside it."""
+    mask_enough: float = 0.6
+    """Opacity, or transparency, that is right enough for the masks; from 0.5 on the surface lies on the right side of
+    the ray. Higher swells what no outline shows, lower leaves the outlines to chance."""
     eikonal: float = 0.3
     """Keeps the SDF's gradient at unit length; too high smooths detail away."""
     points: float = 1.0
@@ -74,16 +77,16 @@ def curvature(normal: Float[Tensor, "n 3"], beside: Float[Tensor, "n 3"]) -> Flo
 
 
 def opacity_loss(
-    accumulated: Float[Tensor, " n"], on: Bool[Tensor, " n"], outside: Bool[Tensor, " n"]
+    accumulated: Float[Tensor, " n"], on: Bool[Tensor, " n"], outside: Bool[Tensor, " n"], enough: float
 ) -> Float[Tensor, " n"]:
-    """Binary cross-entropy of each ray's opacity against the masks, 0 for unsure pixels.
+    """Binary cross-entropy of each ray's opacity against the masks, 0 for unsure pixels and where it is right enough.
 
     0.01 bounds a wrong mask's pull, yet leaves a gradient where opacity is saturated on the wrong side, which
-    clamping would not.
+    clamping there would not. enough: opacity from which a ray of the object is not pulled, and transparency from which
+    one beside it is not. A blunt density is never quite opaque, and asked to be it moves out, into every hollow.
     """
-    # accumulated weights may exceed 1 by rounding
-    p = accumulated.clamp(max=1.0)
-    inside, beside = -torch.log(p + 0.01), -torch.log(1.01 - p)
+    p = accumulated.clamp(max=1.0)  # accumulated weights may exceed 1 by rounding
+    inside, beside = (torch.log((enough + 0.01) / (right.clamp(max=enough) + 0.01)) for right in (p, 1 - p))
     return torch.where(on, inside, torch.where(outside, beside, torch.zeros_like(p)))
 
 

@@ -214,7 +214,7 @@ class Trainer:
         rendered = gain * (weights[..., None] * colour).sum(1) + (1 - accumulated).detach()[:, None] * target
         on, outside = label == OBJECT, label == OUTSIDE
         difference = (rendered - target).abs().mean(1) * on
-        opacity = opacity_loss(accumulated, on, outside)
+        opacity = opacity_loss(accumulated, on, outside, self.cfg.loss.mask_enough)
         self.rays.observe(batch.tile_idx, (difference + self.cfg.loss.mask * opacity).detach(), self.step)
         self.observe_photos(batch, torch.stack([difference, (on.float() - accumulated).abs()]).detach())
         counts = batch.weight * self.photos.counts[batch.view_idx]

@@ -1,0 +1,50 @@
+"""Where to cut what trails off unseen: the masks of photos from one side leave the object's back open."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float64
+from trimesh.creation import icosphere
+
+from recon.data import PosedCapture, SupportPlane
+from recon.mesh.simplify import Triangles
+from recon.mesh.visibility import seen_by
+
+LEAST_PHOTOS = 3
+"""Surface that fewer photos see is nowhere for certain."""
+LEAST_COSINE = 0.3
+"""Between the normal and the way to the camera; a visual hull's sides, seen along, reach smaller ones."""
+SPARE = 0.02
+"""How far outside the seen surface's hull the cut is made, as a share of its diagonal."""
+N_SAMPLES = 50_000
+"""Triangles that are looked at."""
+
+
+def planes_around_seen(
+    mesh: Triangles, posed: PosedCapture, support: SupportPlane | None, reach: float
+) -> tuple[Float64[np.ndarray, "m 4"], float]:
+    """Half-spaces (n, d) to cut a mesh with that trails off, and the share of its area outside them; else none, and 0.
+
+    Behind what is seen a mesh ends wherever the masks happen to end it. As far as the convex hull of the seen surface
+    this closes the object; beyond it only trails off. What stands on the support plane counts as seen. The hull is that
+    of fixed directions (a k-DOP, Klosowski et al. 1998): a ball's own has as many planes as points.
+    reach: how far out of that hull a mesh may reach before it is cut, as a share of the seen surface's diagonal.
+    """
+    vertices, faces = mesh
+    corners = vertices[faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    chosen = np.random.default_rng(0).choice(len(faces), N_SAMPLES, p=area / area.sum())
+    centre = corners[chosen].mean(1)
+    known = seen_by(vertices, faces, chosen, posed.views, least_cosine=LEAST_COSINE)[0] >= LEAST_PHOTOS
+    if support is not None:
+        known |= centre @ support.normal_world < support.offset + 0.01 * np.linalg.norm(np.ptp(centre, axis=0))
+    none: tuple[Float64[np.ndarray, "m 4"], float] = np.zeros((0, 4)), 0.0
+    if not known.any():
+        return none
+    extent = float(np.linalg.norm(np.ptp(centre[known], axis=0)))
+    normals = np.asarray(icosphere(subdivisions=3).vertices)
+    planes = np.column_stack([normals, -(normals @ centre[known].T).max(1) - SPARE * extent])
+    beyond = (centre @ planes[:, :3].T + planes[:, 3]).max(1)
+    if beyond.max() < (reach - SPARE) * extent:
+        return none
+    return planes, float((beyond > 0).mean())
