@@ -56,6 +56,7 @@ ABLATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("no exposures", ("surface.loss.gain=1000",)),
     ("no closed underside", ("surface.support_confidence=0",)),
     ("no mask term", ("surface.loss.mask=0",)),
+    ("masks pull to the full", ("surface.loss.mask_enough=1",)),
     ("even samples", ("surface.placing=even",)),
 )
 """What is taken away, and the options that do it."""

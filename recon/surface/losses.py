@@ -15,7 +15,7 @@ class LossConfig:
 
     mask: float = 0.1
     """Makes rays opaque on the object and transparent beside it."""
-    mask_enough: float = 0.6
+    mask_enough: float = 0.8
     """Opacity, or transparency, that is right enough for the masks; from 0.5 on the surface lies on the right side of
     the ray. Higher swells what no outline shows, lower leaves the outlines to chance."""
     eikonal: float = 0.3
@@ -79,14 +79,15 @@ def curvature(normal: Float[Tensor, "n 3"], beside: Float[Tensor, "n 3"]) -> Flo
 def opacity_loss(
     accumulated: Float[Tensor, " n"], on: Bool[Tensor, " n"], outside: Bool[Tensor, " n"], enough: float
 ) -> Float[Tensor, " n"]:
-    """Binary cross-entropy of each ray's opacity against the masks, 0 for unsure pixels and where it is right enough.
+    """Binary cross-entropy of each ray's opacity against the masks, constant where it is right enough; 0 for unsure
+    pixels.
 
     0.01 bounds a wrong mask's pull, yet leaves a gradient where opacity is saturated on the wrong side, which
     clamping there would not. enough: opacity from which a ray of the object is not pulled, and transparency from which
     one beside it is not. A blunt density is never quite opaque, and asked to be it moves out, into every hollow.
     """
     p = accumulated.clamp(max=1.0)  # accumulated weights may exceed 1 by rounding
-    inside, beside = (torch.log((enough + 0.01) / (right.clamp(max=enough) + 0.01)) for right in (p, 1 - p))
+    inside, beside = (-torch.log(right.clamp(max=enough) + 0.01) for right in (p, 1 - p))
     return torch.where(on, inside, torch.where(outside, beside, torch.zeros_like(p)))
 
 
