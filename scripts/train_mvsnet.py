@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0, help="end the fit after so long (rendering not counted)")
     parser.add_argument("--batch", type=int, default=FitConfig.tuples_per_step, help="tuples per step")
     parser.add_argument("--rate", type=float, default=FitConfig.learning_rate, help="highest learning rate")
+    parser.add_argument("--start", default="", help="a weights.npz to go on from, instead of random weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
     args = parser.parse_args()
@@ -82,7 +83,7 @@ def main() -> None:
     for some in (held_out, scenes):
         render(some, args.workers)
     device = torch.device(args.device)
-    cfg = FitConfig(n_steps=args.steps, most_s=60 * args.minutes, tuples_per_step=args.batch, learning_rate=args.rate)
+    cfg = FitConfig(args.start, args.steps, 60 * args.minutes, args.batch, learning_rate=args.rate)
     net = fit(scenes, check_batches(held_out, N_CHECKS, device), args.out, device, cfg)
     save_weights(net, args.out / "weights.npz")
     plot(args.out / "curve.csv", args.out / "curve.png")

@@ -226,7 +226,7 @@ def test_any_size_and_number_of_sources(n_sources: int) -> None:
     rig = rig_of(views, 1.2, 2.4)
     with torch.inference_mode():
         pictures = [torch.rand(1, 3, v.camera.height_px - 3, v.camera.width_px - 5) for v in views]
-        pyramids = [net.pyramid(p) for p in pictures]
+        pyramids = [net.pyramid(p, torch.ones_like(p[:, :1])) for p in pictures]
         stages = net(pyramids[0], pyramids[1:], rig)
         found = net.depth(pyramids[0], pyramids[1:], rig)
     assert [tuple(s.depth_z.shape[1:]) for s in stages] == [(16, 24), (32, 48), (64, 96)]
@@ -243,7 +243,7 @@ def test_a_range_that_begins_at_the_camera_stays_finite() -> None:
     views = views_of_a_plane()[:3]
     rig = rig_of(views, 0.05, 3.0)  # the second stage looks behind the camera as well
     with torch.inference_mode():
-        pyramids = [net.pyramid(torch.rand(1, 3, 32, 32)) for _ in views]
+        pyramids = [net.pyramid(torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32)) for _ in views]
         found = net.depth(pyramids[0], pyramids[1:], rig)
     assert bool(torch.isfinite(found.position).all())
     assert float(1 / rig.inverse_depth(found.position).max()) > 0.99 * LEAST_SHARE * 0.05
@@ -255,7 +255,7 @@ def test_a_bounded_pixel_stays_within_reach() -> None:
     rig = rig_of(views, 1.0, 3.0)
     reach = torch.stack([torch.full((1, 32, 32), 0.1), torch.full((1, 32, 32), 0.3)], 1)
     with torch.inference_mode():
-        pyramids = [net.pyramid(torch.rand(1, 3, 32, 32)) for _ in views]
+        pyramids = [net.pyramid(torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32)) for _ in views]
         free, bounded = (net(pyramids[0], pyramids[1:], rig, r)[0].depth_z for r in (None, reach))
     far, near = 1 / rig.inverse_depth(torch.tensor([[0.1, 0.3]]))[0]
     step = 2.0 / 47

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,9 @@ from test_prior import CENTRE, RADIUS, make_scene, true_depth
 from recon.camera import Pinhole, View
 from recon.cli import main
 from recon.errors import UserError
-from recon.prior.estimate import Method, PriorConfig, estimate_prior
+from recon.prior.estimate import Method, PriorConfig, estimate_prior, one_ahead
 from recon.prior.filter import FilterConfig, agreeing
-from recon.prior.learned import depth_map_from, estimate_by_network, picture_of, position_bounds
+from recon.prior.learned import depth_map_from, estimate_by_network, position_bounds, pyramid_of, refined
 from recon.prior.network.cascade import (
     N_HYPOTHESES,
     STEPS,
@@ -24,11 +26,12 @@ from recon.prior.network.cascade import (
     first_hypotheses,
     load_weights,
     next_hypotheses,
+    padded_reach,
     save_weights,
     whole_probability,
 )
 from recon.prior.network.config import NetworkConfig
-from recon.prior.network.features import standardised
+from recon.prior.network.features import STRIDES, Pyramid, standardised
 from recon.prior.network.regularise import (
     Convolution,
     VolumeNet,
@@ -37,12 +40,18 @@ from recon.prior.network.regularise import (
     soft_argmin_near_peak,
 )
 from recon.prior.network.warp import group_correlation, motion_between, source_positions, warp_to_planes
+from recon.prior.refine import RefineConfig
 from recon.prior.visual_hull import carve
 from recon.prior.work_view import WorkView, cut_out
 from recon.stage import Job
 from recon.transforms import Rigid
 
 CPU = torch.device("cpu")
+
+
+def pyramid(net: CascadeMvsNet, rgb: torch.Tensor) -> Pyramid:
+    """Of a picture that shows nothing but the object."""
+    return net.pyramid(rgb, torch.ones_like(rgb[:, :1]))
 
 
 def turned(degrees: float, shift: tuple[float, float, float]) -> Rigid:
@@ -165,7 +174,7 @@ def test_any_size_and_number_of_sources() -> None:
     net = CascadeMvsNet().eval()
     sizes = [(50, 70), (64, 48), (33, 90), (17, 16)]
     with torch.no_grad():
-        pyramids = [net.pyramid(torch.rand(1, 3, *s)) for s in sizes]
+        pyramids = [pyramid(net, torch.rand(1, 3, *s)) for s in sizes]
         for n in (1, 3):
             motion = torch.eye(3).expand(1, n, 3, 3), torch.rand(1, n, 3) * 5
             found = net(pyramids[0], pyramids[1 : n + 1], Rig(*motion, torch.tensor([[0.5, 1.0]])))
@@ -178,7 +187,7 @@ def test_a_bounded_pixel_stays_within_reach() -> None:
     torch.manual_seed(0)
     net = CascadeMvsNet().eval()
     with torch.no_grad():
-        maps = [net.pyramid(torch.rand(1, 3, 32, 32)) for _ in range(2)]
+        maps = [pyramid(net, torch.rand(1, 3, 32, 32)) for _ in range(2)]
         rig = Rig(torch.eye(3)[None, None], torch.rand(1, 1, 3), torch.tensor([[0.5, 1.0]]))
         reach = torch.stack([torch.full((1, 32, 32), 0.6), torch.full((1, 32, 32), 0.7)], 1)
         free, bounded = (net(maps[0], maps[1:], rig, r)[0].position for r in (None, reach))
@@ -188,15 +197,45 @@ def test_a_bounded_pixel_stays_within_reach() -> None:
 
 def test_exposure_hardly_changes_what_the_network_sees() -> None:
     rgb = torch.rand(1, 3, 40, 48) * 0.6 + 0.1
-    seen, darker = standardised(rgb), standardised(rgb * 0.6 + 0.1)
+    mask = torch.ones(1, 1, 40, 48)
+    seen, darker = standardised(rgb, mask), standardised(rgb * 0.6 + 0.1, mask)
     assert seen.shape == (1, 4, 48, 48)
     assert float((seen - darker).abs().mean()) < 0.05 * float(seen.abs().mean())
+
+
+def test_what_lies_beside_the_mask_changes_nothing() -> None:
+    torch.manual_seed(0)
+    net, rgb, other = CascadeMvsNet().eval(), torch.rand(1, 3, 48, 64), torch.rand(1, 3, 48, 64)
+    mask = torch.zeros(1, 1, 48, 64)
+    mask[..., 10:37, 13:50] = 1
+    seen = standardised(rgb, mask)
+    assert float(seen[mask.expand_as(seen) == 0].abs().max()) == 0
+    on = seen[:, :3, 10:37, 13:50]
+    assert float(on.mean()) == pytest.approx(0, abs=1e-5) and float(on.std()) == pytest.approx(1, abs=0.05)
+    with torch.no_grad():
+        pairs = zip(net.pyramid(rgb, mask), net.pyramid(torch.where(mask > 0, rgb, other), mask), strict=True)
+        for stride, (one, two) in zip(STRIDES, pairs, strict=True):
+            torch.testing.assert_close(one, two)
+            assert not one[..., : 10 // stride, :].any() and one[..., -(-37 // stride) - 1, 20 // stride].any()
+
+
+def test_beside_the_object_a_later_stage_goes_by_the_cells_on_it() -> None:
+    before, reach = torch.full((1, 4, 4), 0.9), torch.stack([torch.ones(1, 16, 16), torch.zeros(1, 16, 16)], 1)
+    before[..., 2:] = 0.3
+    reach[:, 0, :, 9:], reach[:, 1, :, 9:] = 0.1, 0.4  # the third column of cells is partly on the object
+    middle = next_hypotheses(before, 1, reach).mean(1)
+    torch.testing.assert_close(middle[..., 4:], torch.full((1, 8, 4), 0.3))
+    reach[:, 1, :, 9:] = 0.2  # out of reach at the stage before: moved into it
+    torch.testing.assert_close(next_hypotheses(before, 1, reach).mean(1)[..., 4:], torch.full((1, 8, 4), 0.2))
+    wide = padded_reach(reach, 18, 20)
+    assert wide.shape == (1, 2, 18, 20) and bool((wide[:, 0, 16:] == 1).all() and (wide[:, 1, 16:] == 0).all())
+    torch.testing.assert_close(wide[..., :16, :16], reach)
 
 
 def test_gradients_reach_every_weight() -> None:
     torch.manual_seed(0)
     net = CascadeMvsNet().train()
-    maps = [net.pyramid(torch.rand(1, 3, 32, 48)) for _ in range(3)]
+    maps = [pyramid(net, torch.rand(1, 3, 32, 48)) for _ in range(3)]
     sideways = torch.tensor([[[9.0, 2, 0], [-6, 5, 0]]])
     found = net(maps[0], maps[1:], Rig(torch.eye(3).expand(1, 2, 3, 3), sideways, torch.tensor([[0.5, 1.0]])))
     sum((s.position - 0.3).abs().mean() for s in found).backward()
@@ -209,14 +248,14 @@ def test_gradients_reach_every_weight() -> None:
 def test_weights_come_back_from_their_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = CascadeMvsNet().train()
-    maps = [net.pyramid(torch.rand(2, 3, 32, 32)) for _ in range(2)]  # moves the statistics
+    maps = [pyramid(net, torch.rand(2, 3, 32, 32)) for _ in range(2)]  # moves the statistics
     net.eval()
     save_weights(net, tmp_path / "weights.npz")
     assert (tmp_path / "weights.npz").stat().st_size < 1_000_000
     back = load_weights(tmp_path / "weights.npz", CPU)
     picture = torch.rand(1, 3, 32, 32)
     # float16 holds three to four digits
-    for mine, theirs in zip(net.pyramid(picture), back.pyramid(picture), strict=True):
+    for mine, theirs in zip(pyramid(net, picture), pyramid(back, picture), strict=True):
         torch.testing.assert_close(mine, theirs, atol=5e-3, rtol=5e-3)
     assert len(maps) == 2
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
@@ -286,9 +325,9 @@ def test_normals_of_a_right_depth_map_are_the_balls(works: list[WorkView]) -> No
 def test_positions_of_the_hulls_bounds() -> None:
     bounds = np.zeros((1, 2, 2), np.float32)
     bounds[0, 0] = [2.0, 4.0]
-    low, high = position_bounds(bounds, 0.2, 1.0, 0.0)
-    np.testing.assert_allclose(low[0], [(0.25 - 0.2) / 0.8, 0], atol=1e-6)
-    np.testing.assert_allclose(high[0], [(0.5 - 0.2) / 0.8, 1], atol=1e-6)
+    low, high = position_bounds(bounds, 0.2, 1.0)
+    np.testing.assert_allclose(low[0], [(0.25 - 0.2) / 0.8, 1], atol=1e-6)
+    np.testing.assert_allclose(high[0], [(0.5 - 0.2) / 0.8, 0], atol=1e-6)
 
 
 def test_an_untrained_network_goes_through_the_whole_stage(ball, works: list[WorkView], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -298,7 +337,7 @@ def test_an_untrained_network_goes_through_the_whole_stage(ball, works: list[Wor
     net = load_weights(tmp_path / "weights.npz", CPU)
     hull = carve(works, ball[1], 48, 0.12)
     with torch.inference_mode():
-        pyramids = [net.pyramid(picture_of(w, CPU)) for w in works]
+        pyramids = [pyramid_of(net, w, CPU) for w in works]
         found = estimate_by_network(net, 0, pyramids, works, [1, 7], hull, network)
     on = found.depth_z > 0
     assert found.depth_z.shape == works[0].mask.shape and on.any() and not on[~works[0].mask].any()
@@ -348,7 +387,7 @@ def test_a_gpu_finds_the_same_depth(cuda: torch.device) -> None:
     found = []
     for device in (CPU, cuda):
         own = net.to(device)
-        maps = [own.pyramid(p.to(device)) for p in pictures]
+        maps = [pyramid(own, p.to(device)) for p in pictures]
         rig = Rig(a.to(device), b.to(device), torch.tensor([[0.5, 1.0]], device=device))
         found.append(own(maps[0], maps[1:], rig)[-1].position.detach().cpu())
     # other orders of summing, and TF32 where it is on: parts of a step
@@ -362,3 +401,34 @@ def test_at_a_jump_the_depth_is_on_one_side() -> None:
     positions = first_hypotheses(torch.zeros(1, 1, 1, 2))
     torch.testing.assert_close(soft_argmin_near_peak(probability, positions)[0, 0], torch.tensor([5 / 31, 1.0]))
     assert 10 / 31 < float(soft_argmin(probability, positions)[0, 0, 0]) < 15 / 31
+
+
+def test_planes_put_a_depth_right_that_is_a_little_off_and_drop_none(ball, works: list[WorkView]) -> None:  # type: ignore[no-untyped-def]
+    work, others = works[0], [works[1], works[7]]
+    hull, right = carve(works, ball[1], 48, 0.12), true_map(work, np.full(work.mask.shape, 0.7))
+    off = replace(right, depth_z=(right.depth_z * 1.004).astype(np.float32))
+    found = refined(off, others, hull, 1.0, RefineConfig(rounds=2))
+    on = right.depth_z > 0
+    before, after = (np.abs(m.depth_z - right.depth_z)[on] for m in (off, found))
+    assert np.median(after) < 0.5 * np.median(before)
+    assert (found.depth_z[on] > 0).mean() > 0.97 and not found.depth_z[~on].any()
+    np.testing.assert_array_equal(found.confidence[found.depth_z > 0], np.float32(0.7))
+    assert found.window_px2 > 0
+    nothing = refined(replace(off, depth_z=np.zeros_like(off.depth_z)), others, hull, 1.0, RefineConfig())
+    assert not nothing.depth_z.any() and not nothing.confidence.any()
+
+
+def test_results_come_in_order_while_the_next_one_is_begun() -> None:
+    events: list[str] = []
+
+    def begun() -> Iterator[Future]:
+        for k in range(3):
+            events.append(f"begin {k}")
+            future: Future = Future()
+            future.set_result(k)
+            yield future
+
+    for result in one_ahead(begun()):
+        events.append(f"take {result}")
+    assert events == ["begin 0", "begin 1", "take 0", "begin 2", "take 1", "take 2"]
+    assert list(one_ahead(iter(()))) == []

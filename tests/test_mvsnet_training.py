@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -82,7 +83,8 @@ def test_depths_of_two_views_agree(views: Views) -> None:
         assert views.rgb[k].std() > 3
 
 
-def test_photos_of_two_views_look_alike_at_the_true_depth(views: Views) -> None:
+def test_photos_of_two_views_look_alike_at_the_true_depth(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "MASKED_SHARE", 0.0)
     right, wrong = [], []
     for seed in range(5):
         batch = collate([draw_tuple(views, 1, np.random.default_rng(seed))], CPU)
@@ -102,7 +104,8 @@ def test_moved_cameras_are_off_by_parts_of_a_pixel(views: Views) -> None:
     assert 0.05 < np.sqrt(np.mean(np.square(off))) < 1.0
 
 
-def test_truth_at_a_coarse_stage_leaves_edges_out(views: Views) -> None:
+def test_truth_at_a_coarse_stage_leaves_edges_out(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "MASKED_SHARE", 0.0)
     batch = collate([draw_tuple(views, 2, np.random.default_rng(1))], CPU)
     true, known = truth_at(batch, 4)
     assert true.shape == (1, 16, 24) and known.any() and not known.all()
@@ -183,7 +186,7 @@ def test_the_loss_is_of_known_and_reached_depths(views: Views) -> None:
     assert 0.8 * 5 < float(loss_of(wrong, batch, cfg)) < 5
     lost = [right[0], StageDepth(right[1].position * 0 + 0.0, right[1].probability), right[2]]
     true, known = truth_at(batch, 1)
-    share = reached(lost, 2, true)[known]
+    share = reached(lost, 2, true, batch.reach())[known]
     assert share.float().mean() < 0.2 and bool((true[known][share] < 7 * STEPS[2] + 1.1 * STEPS[2]).all())
 
 
@@ -202,3 +205,45 @@ def test_the_shipped_weights_tell_depth_in_scenes_that_they_never_saw(tmp_path: 
     judged = validate(net, batches, FitConfig())
     assert judged["right_share"] > 0.25 and judged["right_share_of_surer_half"] > 0.4
     assert judged["median_error"] < 0.04
+
+
+def test_masks_show_the_object_and_their_outlines_are_a_little_off(views: Views) -> None:
+    for k, mask in enumerate(views.mask):
+        inverse = 1 / np.maximum(views.depth_z[k], 1e-6)
+        far, near = views.inv_depth[k]
+        assert 0.02 < mask.mean() < 0.9
+        # the object's nearest and farthest points bound what its mask shows
+        assert inverse[mask].min() > 0.999 * far and inverse[mask].max() < 1.001 * near
+    mask, rng = views.mask[0], np.random.default_rng(0)
+    near_outline = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9))) > cv2.erode(
+        mask.astype(np.uint8), np.ones((9, 9))
+    )
+    off = [mask != drawing.ragged(mask, rng) for _ in range(20)]
+    assert not np.any(off, axis=0)[~near_outline].any()
+    assert 0.005 * near_outline.sum() < np.mean([o.sum() for o in off]) < 0.5 * near_outline.sum()
+    assert not drawing.ragged(np.zeros_like(mask), rng).any()
+
+
+def test_a_masked_tuple_is_asked_for_the_object_alone(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "MASKED_SHARE", 1.0)
+    batch = collate([draw_tuple(views, 2, np.random.default_rng(3))], CPU)
+    assert batch.known.any() and not (batch.known & batch.beside).any()
+    assert not batch.known[batch.mask[:, 0] == 0].any()
+    outline = torch.nn.functional.avg_pool2d((~batch.beside)[:, None].float(), 4)[:, 0]
+    true, known = truth_at(batch, 4)
+    on = known & (outline > 0.3) & (outline < 0.7)
+    assert on.any(), "cells on the outline are asked too"
+    i, j = (int(x) for x in on[0].nonzero()[0])
+    cell = (slice(4 * i, 4 * i + 4), slice(4 * j, 4 * j + 4))
+    own = batch.position[0][cell][batch.known[0][cell]]
+    assert float(true[0, i, j]) == pytest.approx(float(own.mean()), abs=1e-5)
+    monkeypatch.setattr(drawing, "MASKED_SHARE", 0.0)
+    whole = collate([draw_tuple(views, 2, np.random.default_rng(3))], CPU)
+    assert bool((whole.mask == 1).all()) and not whole.beside.any() and whole.known.sum() > batch.known.sum()
+
+
+def test_a_fit_can_begin_with_given_weights(tmp_path: Path) -> None:
+    run = Fit(tmp_path, CPU, FitConfig(start=str(SHIPPED)))
+    for name, value in load_weights(SHIPPED, CPU).state_dict().items():
+        torch.testing.assert_close(value, run.net.state_dict()[name])
+    assert run.net.training and all(p.requires_grad for p in run.net.parameters())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -111,6 +111,17 @@ def spread_subset(directions: np.ndarray, n: int) -> list[int]:
     return sorted(chosen)
 
 
+def one_ahead(futures: Iterator[Future[DepthMap]]) -> Iterator[DepthMap]:
+    """Results in order, each waited for when the next one has been begun."""
+    before: Future[DepthMap] | None = None
+    for future in futures:
+        if before:
+            yield before.result()
+        before = future
+    if before:
+        yield before.result()
+
+
 def depth_maps(
     works: list[WorkView],
     sources: list[list[int]],
@@ -130,9 +141,17 @@ def depth_maps(
         progress(len(maps), n_methods * len(wanted))
 
     if cfg.method is not Method.sweep:
-        from recon.prior.learned import network_depth_maps
+        from recon.prior.learned import network_depth_maps, refined
 
-        for found in network_depth_maps(works, sources, wanted, hull, cfg.network):
+        learned = network_depth_maps(works, sources, wanted, hull, cfg.network)
+        if cfg.method is Method.mvsnet and cfg.network.refine_rounds > 0:
+            rule = replace(cfg.refine, rounds=cfg.network.refine_rounds)
+            # each on a thread of its own while the network is at the next view
+            learned = one_ahead(
+                pool.submit(refined, found, [works[k] for k in sources[i]], hull, cfg.sweep.plane_step_px, rule)
+                for i, found in zip(wanted, learned, strict=True)
+            )
+        for found in learned:
             take(found)
     if cfg.method is not Method.mvsnet:
         for future in [
@@ -142,7 +161,7 @@ def depth_maps(
     return maps
 
 
-@stage(PriorCloud, 2)
+@stage(PriorCloud, 3)
 def estimate_prior(posed: PosedCapture, region: ObjectRegion, cfg: PriorConfig, job: Job) -> PriorCloud:
     """An oriented, confidence-weighted cloud on the object's surface, by multi-view stereo.
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
-from torch import Tensor
+from jaxtyping import Float32
 
-from recon.prior.network.cascade import Rig
+from recon.prior.network.cascade import Rig, padded_reach
 from recon.prior.network.checkpoint import DepthNetwork, load_network
 from recon.prior.network.config import NetworkConfig
 from recon.prior.network.features import Pyramid
 from recon.prior.network.warp import motion_between
-from recon.prior.refine import fitted_slopes, normals_of_planes
+from recon.prior.refine import RefineConfig, fitted_slopes, normals_of_planes, refine_depth
+from recon.prior.sweep import pixels_per_inverse_depth
 from recon.prior.visual_hull import VisualHull, depth_bounds
 from recon.prior.work_view import DepthMap, WorkView
 
+NEVER_DROPPED = 1.01
+"""As `RefineConfig.worst_cost`: more than a match can cost."""
 NORMAL_RADIUS_PX = 2
 """Half the side of the window whose plane gives a pixel's normal."""
 
@@ -27,23 +30,21 @@ def fastest_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def picture_of(work: WorkView, device: torch.device) -> Float[Tensor, "1 3 h w"]:
-    """A crop's colours, 0..1."""
-    rgb = torch.from_numpy(np.ascontiguousarray(work.rgb.transpose(2, 0, 1)))
-    return rgb[None].to(device).float() / 255
+def pyramid_of(net: DepthNetwork, work: WorkView, device: torch.device) -> Pyramid:
+    """The features of a crop."""
+    rgb, mask = torch.from_numpy(work.rgb).to(device), torch.from_numpy(work.mask).to(device)
+    return net.pyramid(rgb.permute(2, 0, 1)[None].float() / 255, mask[None, None].float())
 
 
-def position_bounds(
-    bounds: Float32[np.ndarray, "h w 2"], far: float, near: float, spare: float
-) -> Float32[np.ndarray, "2 h w"]:
-    """Lowest and highest position of each pixel by the hull's nearest and farthest depth_z; 0 and 1 where it has none.
+def position_bounds(bounds: Float32[np.ndarray, "h w 2"], far: float, near: float) -> Float32[np.ndarray, "2 h w"]:
+    """Lowest and highest position of each pixel by the hull's nearest and farthest depth_z; 1 and 0 where it has none.
 
-    far, near: inverse depth_z at positions 0 and 1; spare: added at both ends.
+    far, near: inverse depth_z at positions 0 and 1.
     """
     some = bounds[..., 0] > 0
-    low = (1 / np.maximum(bounds[..., 1], 1e-12) - far) / (near - far) - spare
-    high = (1 / np.maximum(bounds[..., 0], 1e-12) - far) / (near - far) + spare
-    return np.stack([np.where(some, low, 0), np.where(some, high, 1)]).astype(np.float32)
+    low = (1 / np.maximum(bounds[..., 1], 1e-12) - far) / (near - far)
+    high = (1 / np.maximum(bounds[..., 0], 1e-12) - far) / (near - far)
+    return np.stack([np.where(some, low, 1), np.where(some, high, 0)]).astype(np.float32)
 
 
 def depth_map_from(
@@ -94,13 +95,27 @@ def estimate_by_network(
         torch.from_numpy(np.stack([m[1] for m in motions]))[None].float().to(device),
         torch.tensor([[far, near]], device=device),
     )
-    reach = position_bounds(bounds, far, near, cfg.outside_bounds)
-    tall, wide = pyramids[index][-1].shape[2:]
-    padded = np.pad(reach, ((0, 0), (0, tall - height), (0, wide - width)), mode="edge")
-    found = net.depth(pyramids[index], [pyramids[k] for k in sources], rig, torch.from_numpy(padded)[None].to(device))
+    reach = position_bounds(bounds, far, near)
+    within = padded_reach(torch.from_numpy(reach)[None].to(device), *pyramids[index][-1].shape[2:])
+    found = net.depth(pyramids[index], [pyramids[k] for k in sources], rig, within)
     position = found.position[0, :height, :width].cpu().numpy()
     probability = found.probability[0, :height, :width].cpu().numpy()
     return depth_map_from(work, position, probability, reach, (far, near), cfg)
+
+
+def refined(found: DepthMap, sources: list[WorkView], hull: VisualHull, step_px: float, cfg: RefineConfig) -> DepthMap:
+    """The network's depth moved to the slanted planes that match best; what matches badly stays, as it knows better.
+
+    step_px: how far the search reaches, as `SweepConfig.plane_step_px` is for the sweep's.
+    """
+    work, some = found.work_view, found.depth_z > 0
+    bounds = depth_bounds(hull, work)
+    some &= bounds[..., 0] > 0
+    near, far = 1 / np.maximum(bounds[..., 0], 1e-12), 1 / np.maximum(bounds[..., 1], 1e-12)
+    start = np.where(some, np.clip(1 / np.maximum(found.depth_z, 1e-12), far, near), 0).astype(np.float32)
+    step = step_px / pixels_per_inverse_depth(work, sources)
+    moved = refine_depth(work, sources, start, step, bounds, replace(cfg, worst_cost=NEVER_DROPPED))
+    return replace(moved, confidence=np.where(moved.depth_z > 0, found.confidence, 0).astype(np.float32))
 
 
 def network_depth_maps(
@@ -111,7 +126,7 @@ def network_depth_maps(
     device = fastest_device()
     with torch.inference_mode():
         net = load_network(cfg.weights(), device)
-        pyramids = [net.pyramid(picture_of(work, device)) for work in works]
+        pyramids = [pyramid_of(net, work, device) for work in works]
     for i in wanted:
         with torch.inference_mode():  # not around the yield, where the caller's code runs
             found = estimate_by_network(net, i, pyramids, works, sources[i][: cfg.n_sources], hull, cfg)

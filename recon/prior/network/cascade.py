@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recon.errors import UserError
-from recon.prior.network.features import STRIDES, FeaturePyramid, Pyramid, standardised
+from recon.prior.network.features import STRIDES, FeaturePyramid, Pyramid, padded, standardised
 from recon.prior.network.regularise import (
     Convolution,
     VolumeNet,
@@ -89,10 +89,23 @@ def first_hypotheses(like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]
     return even[None, :, None, None].expand(len(like), -1, *like.shape[2:])
 
 
-def next_hypotheses(before: Float[Tensor, "b h w"], stage: int) -> Float[Tensor, "b d hh ww"]:
-    """Positions around what the stage before found, moved where they would leave the range."""
+def next_hypotheses(
+    before: Float[Tensor, "b h w"], stage: int, reach: Float[Tensor, "b 2 _ _"] | None = None
+) -> Float[Tensor, "b d hh ww"]:
+    """Positions around what the stage before found, moved where they would leave the range.
+
+    reach: as in `CascadeMvsNet.forward`; cells beside the object, which found nothing, have no say, and what lies out
+    of reach is moved into it.
+    """
     n, step = N_HYPOTHESES[stage], STEPS[stage]
-    middle = functional.interpolate(before[:, None], scale_factor=2, mode="bilinear", align_corners=False)
+    middle = _enlarged(before[:, None])
+    if reach is not None:
+        low, high = reach_of_cells(reach, STRIDES[stage - 1])
+        some = (low <= high).to(before.dtype)
+        share = _enlarged(some)
+        middle = torch.where(share > 0, _enlarged(before[:, None] * some) / share.clamp(min=1e-3), middle)
+        low, high = reach_of_cells(reach, STRIDES[stage])
+        middle = torch.where(low <= high, torch.minimum(torch.maximum(middle, low), high), middle)
     half = step * (n - 1) / 2
     offsets = torch.linspace(-half, half, n, dtype=before.dtype, device=before.device)
     return middle.clamp(half, 1 - half) + offsets[None, :, None, None]
@@ -107,10 +120,14 @@ class CascadeMvsNet(nn.Module):
         self.view_weights = ViewWeights(GROUPS[0])
         self.volumes = nn.ModuleList([VolumeNet(g) for g in GROUPS])
 
-    def pyramid(self, rgb: Float[Tensor, "b 3 h w"]) -> Pyramid:
-        """The features of pictures (0..1) of any size, padded to multiples of 16."""
-        maps: Pyramid = self.features(standardised(rgb))
-        return maps
+    def pyramid(self, rgb: Float[Tensor, "b 3 h w"], mask: Float[Tensor, "b 1 h w"]) -> Pyramid:
+        """The features of pictures (0..1) of any size, padded to multiples of 16.
+
+        mask: 1 on the object. Cells beside it are zeros: a depth that leads there correlates with nothing, as it
+        should, since no point of the object is seen there.
+        """
+        maps: Pyramid = self.features(standardised(rgb, mask))
+        return [m * functional.max_pool2d(padded(mask), stride) for m, stride in zip(maps, STRIDES, strict=True)]
 
     def forward(
         self,
@@ -121,15 +138,16 @@ class CascadeMvsNet(nn.Module):
     ) -> list[StageDepth]:
         """What each stage finds, coarse to fine; the last at the (padded) size of the reference's picture.
 
-        reach: lowest and highest position of each pixel, where something outside bounds it; hypotheses of the first
-        stage that no pixel of a cell can reach are ruled out. Sources may be of other sizes than the reference.
+        reach: lowest and highest position of each pixel, where something outside bounds it, 1 and 0 where nothing can
+        be; hypotheses of the first stage that no pixel of a cell can reach are ruled out, and later ones begin within
+        reach. Sources may be of other sizes than the reference.
         """
         found: list[StageDepth] = []
         weights: list[Float[Tensor, "b h w"]] = []
         for stage in range(len(STRIDES)):
             own = reference[stage]
             # as in the source: a stage does not teach the one before through its hypotheses
-            positions = next_hypotheses(found[-1].position.detach(), stage) if found else first_hypotheses(own)
+            positions = next_hypotheses(found[-1].position.detach(), stage, reach) if found else first_hypotheses(own)
             volume, weights = self._volume(stage, own, [s[stage] for s in sources], positions, rig, weights)
             logits = self.volumes[stage](volume)
             if reach is not None and stage == 0:
@@ -179,8 +197,25 @@ class CascadeMvsNet(nn.Module):
         return total / norm, weights
 
 
+def _enlarged(maps: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 hh ww"]:
+    return functional.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
+
+
 def _doubled(weight: Float[Tensor, "b h w"]) -> Float[Tensor, "b hh ww"]:
     return weight.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+
+def reach_of_cells(
+    reach: Float[Tensor, "b 2 h w"], stride: int
+) -> tuple[Float[Tensor, "b 1 hh ww"], Float[Tensor, "b 1 hh ww"]]:
+    """Lowest and highest value that any pixel of a cell can reach; a pixel that can reach none has no say."""
+    return -functional.max_pool2d(-reach[:, :1], stride), functional.max_pool2d(reach[:, 1:], stride)
+
+
+def padded_reach(reach: Float[Tensor, "b 2 h w"], height: int, width: int) -> Float[Tensor, "b 2 hh ww"]:
+    """Of a picture padded to a size: nothing can be where it ended."""
+    pad = (0, width - reach.shape[3], 0, height - reach.shape[2])
+    return torch.cat([functional.pad(reach[:, i : i + 1], pad, value=1.0 - i) for i in (0, 1)], 1)
 
 
 def within_reach(
@@ -193,8 +228,7 @@ def within_reach(
 
     reach: lowest and highest value of each pixel, in the hypotheses' unit.
     """
-    low = -functional.max_pool2d(-reach[:, :1], STRIDES[0])
-    high = functional.max_pool2d(reach[:, 1:], STRIDES[0])
+    low, high = reach_of_cells(reach, STRIDES[0])
     out = (hypotheses < low - step) | (hypotheses > high + step)
     return logits.masked_fill(out & ~out.all(1, keepdim=True), -1e4)
 

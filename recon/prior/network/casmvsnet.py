@@ -180,8 +180,11 @@ class CasMvsNet(nn.Module):
         self.feature = FeatureNet()
         self.cost_regularization = nn.ModuleList([VarianceNet(n) for n in CHANNELS])
 
-    def pyramid(self, rgb: Float[Tensor, "b 3 h w"]) -> Pyramid:
-        """The features of pictures (0..1) of any size, padded with zeros to multiples of 32."""
+    def pyramid(self, rgb: Float[Tensor, "b 3 h w"], mask: Float[Tensor, "b 1 h w"]) -> Pyramid:
+        """The features of pictures (0..1) of any size, padded with zeros to multiples of 32.
+
+        mask: not looked at, as it was trained on whole photos.
+        """
         height, width = rgb.shape[2:]
         maps: Pyramid = self.feature(functional.pad(rgb, (0, -width % MULTIPLE, 0, -height % MULTIPLE)))
         return maps

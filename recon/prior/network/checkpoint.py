@@ -19,8 +19,11 @@ from recon.prior.network.features import Pyramid
 class DepthNetwork(Protocol):
     """What any network of `prior.method=mvsnet` can do."""
 
-    def pyramid(self, rgb: Float[Tensor, "b 3 h w"]) -> Pyramid:
-        """The features of pictures (0..1) of any size, padded at the right and below as the network needs it."""
+    def pyramid(self, rgb: Float[Tensor, "b 3 h w"], mask: Float[Tensor, "b 1 h w"]) -> Pyramid:
+        """The features of pictures (0..1) of any size, padded at the right and below as the network needs it.
+
+        mask: 1 on the object; a network that was trained without masks does not look at it.
+        """
 
     def depth(
         self,
@@ -31,7 +34,8 @@ class DepthNetwork(Protocol):
     ) -> StageDepth:
         """The depth of each pixel of the (padded) reference.
 
-        reach: lowest and highest position of each pixel, where something outside bounds it.
+        reach: lowest and highest position of each pixel, where something outside bounds it; 1 and 0 where nothing can
+        be.
         """
 
 

@@ -20,11 +20,12 @@ class NetworkConfig:
     n_sources: int = 4
     """The network is shown so many, the best ones, of the views that a view is matched with (`prior.n_sources`). Ours
     was trained with two to four; time goes in proportion."""
-    min_probability: float = 0.3
+    refine_rounds: int = 1
+    """For method=mvsnet: scans of the sweep's slanted-plane refinement that begin with the network's depth; 0 leaves it
+    out. Raising it costs time in proportion; beside the sweep, both would err alike."""
+    min_probability: float = 0.5
     """Pixels whose depth the network holds for less probable are dropped. Raising it drops plain and mirroring areas
     first; CasMVSNet is surer of itself than recon's network, and its authors take 0.9."""
-    outside_bounds: float = 0.05
-    """A depth may lie this far outside the visual hull's bounds of its ray, in shares of the view's depth range."""
 
     def weights(self) -> Path:
         """The file that holds the weights. Raises UserError where it is missing."""

@@ -16,30 +16,41 @@ BLUR_PX = 15
 NOISE_LEVEL = 0.008
 """Added to the local deviation (of 1), so that noise on plain surfaces is not blown up to full contrast."""
 
+LEAST_SHARE = 1e-4
+"""Of a blurred square that is within the mask; below a single pixel's."""
+
 Pyramid = list[Float[Tensor, "_ _ _ _"]]
 """Maps of one view, coarse to fine."""
 
 
-def _blurred(grey: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-    """Means over squares, which end at the border."""
+def padded(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c hh ww"]:
+    """With zeros at the right and below, up to multiples of 16."""
+    height, width = maps.shape[2:]
+    return functional.pad(maps, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+
+
+def _blurred(grey: Float[Tensor, "b 1 h w"], mask: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """Means over the mask's pixels in squares, which end at the border."""
     pad = BLUR_PX // 2
-    rows = functional.avg_pool2d(grey, (1, BLUR_PX), 1, (0, pad), count_include_pad=False)
-    return functional.avg_pool2d(rows, (BLUR_PX, 1), 1, (pad, 0), count_include_pad=False)
+    sums = torch.cat([grey * mask, mask], 1)
+    sums = functional.avg_pool2d(sums, (1, BLUR_PX), 1, (0, pad), count_include_pad=False)
+    sums = functional.avg_pool2d(sums, (BLUR_PX, 1), 1, (pad, 0), count_include_pad=False)
+    return sums[:, :1] / sums[:, 1:].clamp(min=LEAST_SHARE)
 
 
-def standardised(rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 4 hh ww"]:
+def standardised(rgb: Float[Tensor, "b 3 h w"], mask: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 4 hh ww"]:
     """What the network sees of a picture (0..1), free of exposure and shading, padded to multiples of 16.
 
-    Colours less their mean over their deviation, and grey likewise in a small neighbourhood. The padding is zeros at
-    the right and below.
+    Colours less their mean over their deviation, and grey likewise in a small neighbourhood, all of the mask's (1)
+    pixels only, so that what lies beside the object changes nothing. Zeros, which are the mean, outside the mask.
     """
-    mean, deviation = rgb.mean((1, 2, 3), keepdim=True), rgb.std((1, 2, 3), keepdim=True)
+    count = mask.sum((1, 2, 3), keepdim=True).clamp(min=1) * 3
+    less = rgb - (rgb * mask).sum((1, 2, 3), keepdim=True) / count
+    deviation = ((less * less * mask).sum((1, 2, 3), keepdim=True) / count).sqrt()
     grey = rgb.mean(1, keepdim=True)
-    less = grey - _blurred(grey)
-    local = (less / (_blurred(less * less).sqrt() + NOISE_LEVEL)).clamp(-4, 4)
-    both = torch.cat([(rgb - mean) / (deviation + NOISE_LEVEL), local], 1)
-    height, width = rgb.shape[2:]
-    return functional.pad(both, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+    grey = grey - _blurred(grey, mask)
+    local = (grey / (_blurred(grey * grey, mask).sqrt() + NOISE_LEVEL)).clamp(-4, 4)
+    return padded(torch.cat([less / (deviation + NOISE_LEVEL), local], 1) * mask)
 
 
 def _block(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:

@@ -16,8 +16,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from recon.prior.network.cascade import STEPS, CascadeMvsNet, StageDepth, next_hypotheses, whole_probability
-from recon.prior.network.features import STRIDES
+from recon.prior.network.cascade import (
+    STEPS,
+    CascadeMvsNet,
+    StageDepth,
+    load_weights,
+    next_hypotheses,
+    padded_reach,
+    whole_probability,
+)
+from recon.prior.network.features import MULTIPLE, STRIDES
 from recon.prior.training.tuples import Batch, SceneSource, ViewTuple, collate, draw
 
 
@@ -25,6 +33,8 @@ from recon.prior.training.tuples import Batch, SceneSource, ViewTuple, collate, 
 class FitConfig:
     """How the network is fitted."""
 
+    start: str = ""
+    """A weights.npz to go on from; empty: random weights."""
     n_steps: int = 8000
     most_s: float = 0.0
     """The fit ends after so many seconds, earlier sessions counted in, even if steps are left; the learning rate falls
@@ -46,6 +56,8 @@ class FitConfig:
     seed: int = 0
 
 
+LEAST_OBJECT = 0.2
+"""Share of a cell on the outline that must be object for its depth to be asked."""
 N_AHEAD = 4
 """Steps whose tuples are drawn while one is learned from."""
 RIGHT_STEPS = 2.0
@@ -55,10 +67,11 @@ RIGHT_STEPS = 2.0
 def found_by(net: CascadeMvsNet, batch: Batch) -> list[StageDepth]:
     """What the network finds for a batch, at every stage."""
     n, views = batch.rgb.shape[:2]
-    maps = net.pyramid(batch.rgb.flatten(0, 1))
+    maps = net.pyramid(batch.rgb.flatten(0, 1), batch.mask.flatten(0, 1)[:, None])
     split = [m.reshape(n, views, *m.shape[1:]) for m in maps]
     pyramids = [[m[:, i] for m in split] for i in range(views)]
-    out: list[StageDepth] = net(pyramids[0], pyramids[1:], batch.rig)
+    reach = padded_reach(batch.reach(), *pyramids[0][-1].shape[2:])
+    out: list[StageDepth] = net(pyramids[0], pyramids[1:], batch.rig, reach)
     return out
 
 
@@ -66,35 +79,41 @@ def truth_at(batch: Batch, stride: int) -> tuple[Float[Tensor, "b h w"], Bool[Te
     """True positions and where they are known, for the cells of a stage.
 
     The mean where a cell's pixels are all known and lie on one surface (within two steps of the first stage); where
-    they do not, nothing is asked: a cell on an edge has no one depth.
+    they do not, nothing is asked: a cell on an edge has no one depth. On a mask's outline it is the object's.
     """
     if stride == 1:
         return batch.position, batch.known
-    known = functional.avg_pool2d(batch.known[:, None].float(), stride)[:, 0] > 0.999
-    position = batch.position[:, None]
-    high, low = functional.max_pool2d(position, stride)[:, 0], -functional.max_pool2d(-position, stride)[:, 0]
-    return functional.avg_pool2d(position, stride)[:, 0], known & (high - low < 2 * STEPS[0])
+    position, known = batch.position[:, None], batch.known[:, None]
+    share, beside = (functional.avg_pool2d(x.float(), stride)[:, 0] for x in (known, batch.beside[:, None] & ~known))
+    mean = functional.avg_pool2d(position * known, stride)[:, 0] / share.clamp(min=1e-6)
+    high = functional.max_pool2d(torch.where(known, position, 0), stride)[:, 0]
+    low = -functional.max_pool2d(-torch.where(known, position, 1), stride)[:, 0]
+    return mean, (share >= LEAST_OBJECT) & (share + beside > 0.999) & (high - low < 2 * STEPS[0])
 
 
-def reached(found: list[StageDepth], stage: int, true: Float[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
+def reached(
+    found: list[StageDepth], stage: int, true: Float[Tensor, "b h w"], reach: Float[Tensor, "b 2 _ _"]
+) -> Bool[Tensor, "b h w"]:
     """Where a stage's hypotheses hold the true position, with a step to spare."""
     if stage == 0:
         return torch.ones_like(true, dtype=torch.bool)
     height, width = true.shape[1:]
-    around = next_hypotheses(found[stage - 1].position.detach(), stage)[:, [0, -1], :height, :width]
+    position = found[stage - 1].position.detach()
+    around = next_hypotheses(position, stage, reach)[:, [0, -1], :height, :width]
     return (true >= around[:, 0] - STEPS[stage]) & (true <= around[:, 1] + STEPS[stage])
 
 
 def loss_of(found: list[StageDepth], batch: Batch, cfg: FitConfig) -> Tensor:
-    """Smooth L1 of each stage, where depth is known, in steps of that stage."""
-    total = torch.zeros((), device=batch.position.device)
+    """Smooth L1 of each stage, where depth is known, in steps of that stage; each tuple counts the same."""
+    total, reach = torch.zeros((), device=batch.position.device), batch.reach()
+    reach = padded_reach(reach, *(-(-n // MULTIPLE) * MULTIPLE for n in reach.shape[2:]))
     for stage, (weight, stride, step) in enumerate(zip(cfg.stage_weights, STRIDES, STEPS, strict=True)):
         true, known = truth_at(batch, stride)
         height, width = true.shape[1:]
         position = found[stage].position[:, :height, :width]
         error = functional.smooth_l1_loss(position / step, true / step, reduction="none")
-        share = known * torch.where(reached(found, stage, true), 1.0, cfg.unreached_weight)
-        total = total + weight * (error * share).sum() / known.sum().clamp(min=1)
+        share = known * torch.where(reached(found, stage, true, reach), 1.0, cfg.unreached_weight)
+        total = total + weight * ((error * share).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)).mean()
     return total
 
 
@@ -134,6 +153,8 @@ class Fit:
         torch.manual_seed(cfg.seed)
         self.cfg, self.device, self.folder = cfg, device, folder
         self.net = CascadeMvsNet().to(device).train()
+        if cfg.start:
+            self.net.load_state_dict(load_weights(Path(cfg.start), device).state_dict())
         self.optimiser = torch.optim.AdamW(self.net.parameters(), cfg.learning_rate, weight_decay=1e-4)
         self.step, self.seconds = 0, 0.0
         self.checkpoint = folder / "checkpoint.pt"

@@ -9,7 +9,7 @@ import numpy as np
 import trimesh
 from embreex import rtcore_scene
 from embreex.mesh_construction import TriangleMesh
-from jaxtyping import Float, Float32, Float64, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 
 from recon.camera import Pinhole, View
 from recon.evaluate.synthetic.camera import looking_at
@@ -32,6 +32,8 @@ class Views:
     rgb: UInt8[np.ndarray, "n_views h w 3"]
     depth_z: Float32[np.ndarray, "n_views h w"]
     """At each pixel's centre, in object sizes; 0 where the ray meets nothing."""
+    mask: Bool[np.ndarray, "n_views h w"]
+    """Where a pixel's centre shows the object, and not what stands about."""
     intrinsics: Float64[np.ndarray, "n_views 4"]
     """fx, fy, cx, cy in pixels."""
     cam_from_world: Float64[np.ndarray, "n_views 3 4"]
@@ -48,6 +50,8 @@ class Scene:
     """At the corners."""
     uv: Float32[np.ndarray, "m 3 2"]
     piece_idx: Int[np.ndarray, " m"]
+    n_object: int
+    """The first so many pieces are the object."""
     finishes: list[Finish]
     lamps: Float32[np.ndarray, "n_lamps 4"]
     """Positions and powers."""
@@ -63,13 +67,14 @@ def make_views(seed: int) -> Views:
     gain = None
     rows = []
     for view in _walk(rng):
-        light, depth_z = _render(scene, view)
+        depth_z, mask = _look(scene, view)
+        light = _render(scene, view)
         if gain is None:  # one exposure for the whole walk, which then wobbles
             gain = rng.uniform(0.55, 1.1) / max(float(np.percentile(light, 95)), 1e-3)
         photo = develop(_blurred(light, rng), gain * 2.0 ** rng.normal(0, 0.12) * rng.uniform(0.95, 1.05, 3), rng)
         z = view.project(scene.object_points)[1]
         c, pose = view.camera, view.cam_from_world.matrix()[:3]
-        rows.append((_compressed(photo, rng), depth_z, [c.fx_px, c.fy_px, c.cx_px, c.cy_px], pose,
+        rows.append((_compressed(photo, rng), depth_z, mask, [c.fx_px, c.fy_px, c.cx_px, c.cy_px], pose,
                      [1 / z.max(), 1 / max(float(z.min()), 0.1)]))  # fmt: skip
     return Views(*(np.stack([np.asarray(x) for x in column]) for column in zip(*rows, strict=True)))
 
@@ -102,6 +107,7 @@ def _scene(rng: np.random.Generator) -> Scene:
         normals=np.concatenate([_corner_normals(p) for p in pieces]).astype(np.float32),
         uv=np.concatenate([_box_uv(p.mesh, k) for k, p in enumerate(pieces)]).astype(np.float32),
         piece_idx=np.repeat(np.arange(len(pieces)), [len(p.mesh.faces) for p in pieces]),
+        n_object=n_object,
         finishes=finishes,
         lamps=np.column_stack([place, rng.uniform(0.2, 1.0, n_lamps) * (place**2).sum(1)]).astype(np.float32),
         surroundings=random_surroundings(rng),
@@ -141,18 +147,31 @@ def _walk(rng: np.random.Generator) -> list[View]:
     return views
 
 
-def _render(scene: Scene, view: View) -> tuple[Float32[np.ndarray, "h w 3"], Float32[np.ndarray, "h w"]]:
-    """Linear radiance, and depth_z at the pixels' centres."""
-    y, x = np.mgrid[0:HEIGHT_PX, 0:WIDTH_PX]
-    corner = np.stack([x.ravel(), y.ravel()], -1).astype(float)
-    start = np.broadcast_to(view.centre_world().astype(np.float32), (len(corner), 3))
-    rays = view.rays(corner + 0.5)
+def _look(scene: Scene, view: View) -> tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+    """depth_z at the pixels' centres, and which of them show the object."""
+    rays = view.rays(_corners() + 0.5)
+    start = np.broadcast_to(view.centre_world().astype(np.float32), rays.shape)
     triangle, distance, _ = _cast(scene, start, rays)
-    depth_z = np.where(triangle >= 0, distance * (rays @ view.forward_world()), 0).astype(np.float32)
+    hit = triangle >= 0
+    depth_z = np.where(hit, distance * (rays @ view.forward_world()), 0).astype(np.float32)
+    mask = hit & (scene.piece_idx[np.maximum(triangle, 0)] < scene.n_object)
+    return depth_z.reshape(HEIGHT_PX, WIDTH_PX), mask.reshape(HEIGHT_PX, WIDTH_PX)
+
+
+def _render(scene: Scene, view: View) -> Float32[np.ndarray, "h w 3"]:
+    """Linear radiance."""
+    corners = _corners()
+    start = np.broadcast_to(view.centre_world().astype(np.float32), (len(corners), 3))
     light = np.mean(
-        [_shade(scene, start, view.rays(corner + s).astype(np.float32), view.camera.fx_px) for s in SUBSAMPLES], axis=0
+        [_shade(scene, start, view.rays(corners + s).astype(np.float32), view.camera.fx_px) for s in SUBSAMPLES], axis=0
     )
-    return light.reshape(HEIGHT_PX, WIDTH_PX, 3).astype(np.float32), depth_z.reshape(HEIGHT_PX, WIDTH_PX)
+    return light.reshape(HEIGHT_PX, WIDTH_PX, 3).astype(np.float32)
+
+
+def _corners() -> Float64[np.ndarray, "n 2"]:
+    """The pixels' corners, row by row."""
+    y, x = np.mgrid[0:HEIGHT_PX, 0:WIDTH_PX]
+    return np.stack([x.ravel(), y.ravel()], -1).astype(float)
 
 
 def _cast(scene: Scene, start: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
@@ -22,6 +23,10 @@ POSE_NOISE_PX = 0.4
 """How far estimated cameras move a point in the picture, per axis."""
 WIDEST_DEG = 50.0
 """Sources see the object from within this angle where there are enough."""
+MASKED_SHARE = 0.75
+"""Of the tuples are masked, as crops of an object are; the others teach more pixels."""
+MASK_NOISE_PX = 3.0
+"""How far a mask's outline may be off, in or out."""
 MOST_SLACK = 0.25
 """How much farther than the object the depth range may reach at either end, as a share of it."""
 
@@ -71,6 +76,10 @@ class ViewTuple:
     b: Float32[np.ndarray, "s 3"]
     inv_depth: Float32[np.ndarray, "2"]
     depth_z: Float32[np.ndarray, "h w"]
+    mask: Bool[np.ndarray, "v h w"]
+    """What the network is told to be the object; everything where the tuple is not masked."""
+    beside: Bool[np.ndarray, "h w"]
+    """What is no object in the reference of a masked tuple, and is not asked for."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,14 @@ class Batch:
     position: Float[Tensor, "b h w"]
     """True position in the range."""
     known: Bool[Tensor, "b h w"]
-    """Where the true depth is in the range."""
+    """Where the true depth is in the range and asked for."""
+    mask: Float[Tensor, "b v h w"]
+    beside: Bool[Tensor, "b h w"]
+    """As in `ViewTuple`."""
+
+    def reach(self) -> Float[Tensor, "b 2 h w"]:
+        """Any position within the reference's mask, none beside it."""
+        return torch.stack([1 - self.mask[:, 0], self.mask[:, 0]], 1)
 
 
 def view_of(views: Views, index: int) -> View:
@@ -105,7 +121,7 @@ def moved(view: View, distance: float, rng: np.random.Generator) -> View:
 
 
 def draw_tuple(views: Views, n_sources: int, rng: np.random.Generator) -> ViewTuple:
-    """A random view of a scene and random sources near it, each with its own exposure, contrast and tint."""
+    """A random view of a scene and random sources near it, each with its own exposure, contrast, tint and mask."""
     n = len(views.rgb)
     reference = int(rng.integers(n))
     forward = np.array([view_of(views, i).forward_world() for i in range(n)])
@@ -122,13 +138,27 @@ def draw_tuple(views: Views, n_sources: int, rng: np.random.Generator) -> ViewTu
     motions = [motion_between(own, moved(view_of(views, i), distance, rng)) for i in sources]
     slack = rng.uniform(0, MOST_SLACK, 2) * (close - far)
     rgb = np.stack([jittered(views.rgb[i], rng) for i in (reference, *sources)])
+    masked = rng.random() < MASKED_SHARE
+    masks = [ragged(views.mask[i], rng) if masked else np.ones_like(views.mask[i]) for i in (reference, *sources)]
     return ViewTuple(
         rgb,
         np.array([m[0] for m in motions], np.float32),
         np.array([m[1] for m in motions], np.float32),
         np.array([max(far - slack[0], 0.2 * far), close + slack[1]], np.float32),
         views.depth_z[reference],
+        np.stack(masks),
+        ~views.mask[reference] & masked,
     )
+
+
+def ragged(mask: Bool[np.ndarray, "h w"], rng: np.random.Generator) -> Bool[np.ndarray, "h w"]:
+    """A mask as segmentation finds it: its outline a little off, here in and there out."""
+    height, width = mask.shape
+    cell = rng.uniform(6, 24)
+    waves = rng.uniform(-1, 1, (1 + int(height / cell), 1 + int(width / cell))).astype(np.float32)
+    off = rng.uniform(-1, 1) + cv2.resize(waves, (width, height), interpolation=cv2.INTER_CUBIC)
+    within, without = (cv2.distanceTransform(m.astype(np.uint8), cv2.DIST_L2, 3) for m in (mask, ~mask))
+    return np.asarray(within - without > rng.uniform(0, MASK_NOISE_PX / 2) * off)
 
 
 def jittered(rgb: np.ndarray, rng: np.random.Generator) -> Float32[np.ndarray, "3 h w"]:
@@ -155,5 +185,6 @@ def collate(tuples: Sequence[ViewTuple], device: torch.device) -> Batch:
     depth_z = stacked("depth_z")
     far, near = (rig.inv_depth[:, i, None, None] for i in (0, 1))
     position = (1 / depth_z.clamp(min=1e-6) - far) / (near - far)
-    known = (depth_z > 0) & (position >= 0) & (position <= 1)
-    return Batch(stacked("rgb"), rig, position.clamp(0, 1), known)
+    mask, beside = stacked("mask").float(), stacked("beside")
+    known = (depth_z > 0) & (position >= 0) & (position <= 1) & (mask[:, 0] > 0) & ~beside
+    return Batch(stacked("rgb"), rig, position.clamp(0, 1), known, mask, beside)
