@@ -41,7 +41,7 @@ class Method(Enum):
 
 @dataclass(frozen=True)
 class PriorConfig:
-    method: Method = Method.sweep
+    method: Method = Method.mvsnet
     """Who finds the depth maps; all else is the same."""
     object_px: int = 60_000
     """Pixels of the object in the median photo at working size; photos are reduced to it, never enlarged. Time and
