@@ -38,5 +38,5 @@ class NetworkConfig:
             )
         raise UserError(
             f"prior.method=mvsnet needs trained weights, but {path} is missing; make them with scripts/train_mvsnet.py "
-            "and name them by prior.network.checkpoint, or leave prior.method=sweep."
+            "and name them by prior.network.checkpoint, or choose prior.method=sweep."
         )
