@@ -59,7 +59,7 @@ def mesh_from_sdf(sdf: Sdf, posed: PosedCapture, region: ObjectRegion, cfg: Mesh
         cfg.max_resolution,
     )
     whole, n_dropped = _object_within(_outer_planes(posed, region), sdf, posed, region, grid, cfg, job)
-    trimming, share = planes_around_seen(whole, posed, _support(posed, region), cfg.unseen_reach * region.diagonal())
+    trimming, share = planes_around_seen(whole, posed, _support(posed, region), cfg.unseen_reach)
     if share:
         job.warn(TRIMMED.format(share=share))
         planes = np.concatenate([_outer_planes(posed, region), trimming])
