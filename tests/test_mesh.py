@@ -183,12 +183,12 @@ def test_what_trails_off_unseen_is_cut_where_the_seen_surface_ends(posed: PosedC
         return np.linalg.norm(x - CENTRE - along[:, None] * away, axis=1) - 0.05
 
     job = Job("extract_mesh", region.folder)
-    mesh = mesh_from_sdf(union(whole, tail), in_front, region, CFG, job)
+    mesh = mesh_from_sdf(union(whole, tail), in_front, region, replace(CFG, trailing_share=0.02), job)
     assert is_closed(mesh.faces) and len(job.warnings) == 1 and "trailed off" in job.warnings[0]
     depth = (mesh.vertices_world - CENTRE) @ away
     assert depth.max() < 0.2, "the tail is gone"
     assert np.abs(whole(mesh.vertices_world[depth < -0.05])).max() < 0.2 * mesh.stats["cell"], "what is seen stays"
-    all_around, _, _ = extract(union(whole, tail), posed, region)
+    all_around, _, _ = extract(union(whole, tail), posed, region, replace(CFG, trailing_share=0.02))
     assert ((all_around.vertices_world - CENTRE) @ away).max() == pytest.approx(0.43, abs=0.01)
 
 
@@ -196,7 +196,7 @@ def test_what_stands_on_the_table_is_not_cut_from_it(posed: PosedCapture, region
     from_above = replace(posed, views=tuple(v for v in posed.views if v.centre_world()[2] > 1))
     mesh, _, _ = extract(ball((0, 0, 0.3), 0.3), from_above, region)
     assert mesh.vertices_world[:, 2].min() == pytest.approx(0, abs=0.01)
-    assert mesh.stats["trimmed_area_share"] == 0
+    assert mesh.stats["trailing_area_share"] == 0
 
 
 def test_legs_keep_the_space_between_them(posed: PosedCapture, region: ObjectRegion) -> None:

@@ -34,9 +34,9 @@ class MeshConfig:
     """Loose parts with less than this share of the largest part's area are dropped unseen; raising it drops more."""
     underside_height: float = 0.05
     """Dents in the underside of a standing object are filled up to this share of its diagonal. 0: leave them."""
-    unseen_reach: float = 0.08
-    """What reaches farther out of the convex hull of what photos see is cut there, as a share of that hull's diagonal;
-    raising it leaves more of what trails off behind an object that was only photographed from one side."""
+    trailing_share: float = 0.1
+    """Share of the surface that may lie far outside the convex hull of what photos see; if more does, as behind an
+    object that was only photographed from one side, the surface is cut there. 1: never."""
 
 
 @stage(result=Mesh, version=4)
@@ -59,10 +59,10 @@ def mesh_from_sdf(sdf: Sdf, posed: PosedCapture, region: ObjectRegion, cfg: Mesh
         cfg.max_resolution,
     )
     whole, n_dropped = _object_within(_outer_planes(posed, region), sdf, posed, region, grid, cfg, job)
-    trimming, share = planes_around_seen(whole, posed, _support(posed, region), cfg.unseen_reach)
-    if share:
-        job.warn(TRIMMED.format(share=share))
-        planes = np.concatenate([_outer_planes(posed, region), trimming])
+    around_seen, share = planes_around_seen(whole, posed, _support(posed, region))
+    if share > cfg.trailing_share:
+        job.warn(TRIMMED)
+        planes = np.concatenate([_outer_planes(posed, region), around_seen])
         whole, n_dropped = _object_within(planes, sdf, posed, region, grid, cfg, job)
     job.progress(0.75, 1, f"simplifying {len(whole[1]):,} triangles")
     dense = smooth(*whole, cfg.smoothing_steps)
@@ -78,7 +78,7 @@ def mesh_from_sdf(sdf: Sdf, posed: PosedCapture, region: ObjectRegion, cfg: Mesh
         "faults": asdict(faults),
         "smallest_angle_deg": round(float(smallest_angles_deg(vertices, faces).min()), 2),
         "dropped_triangle_share": round(n_dropped / (n_dropped + len(whole[1])), 4),
-        "trimmed_area_share": round(share, 4),
+        "trailing_area_share": round(share, 4),
         "unseen_area_share": round(unseen_area_share((vertices, faces), posed), 4),
         "cell": grid.cell,
         "cells": list(grid.n_cells),
@@ -93,8 +93,8 @@ NO_SURFACE = (
     "give your own in a `masks` folder beside the photos."
 )
 TRIMMED = (
-    "The object's back trailed off where no three photos see it, and {share:.0%} of the surface was cut off there; "
-    "photos from all around would show what it is like."
+    "The object's back trailed off where hardly a photo sees it, and was cut off; photos from all around would show "
+    "what it is like."
 )
 
 
