@@ -268,7 +268,7 @@ def test_weights_come_back_from_their_file(tmp_path: Path) -> None:
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none.npz is missing; name a weights.npz"):
         PriorConfig(Method.mvsnet, network=NetworkConfig(str(tmp_path / "none.npz"))).files()
-    assert PriorConfig().files() == ()
+    assert PriorConfig(Method.sweep).files() == ()
 
 
 @pytest.fixture(scope="module")
