@@ -7,6 +7,7 @@ from jaxtyping import Float64
 from trimesh.creation import icosphere
 
 from recon.data import PosedCapture, SupportPlane
+from recon.mesh.clean import face_areas
 from recon.mesh.simplify import Triangles
 from recon.mesh.visibility import seen_by
 
@@ -32,10 +33,9 @@ def planes_around_seen(
     is seen.
     """
     vertices, faces = mesh
-    corners = vertices[faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    area = face_areas(vertices, faces)
     chosen = np.random.default_rng(0).choice(len(faces), N_SAMPLES, p=area / area.sum())
-    centre = corners[chosen].mean(1)
+    centre = vertices[faces[chosen]].mean(1)
     known = seen_by(vertices, faces, chosen, posed.views, least_cosine=LEAST_COSINE)[0] >= LEAST_PHOTOS
     if support is not None:
         known |= centre @ support.normal_world < support.offset + 0.01 * np.linalg.norm(np.ptp(centre, axis=0))
