@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_surface import RADIUS, SMALL, sphere_cloud, sphere_scene
+from striped_sphere import RADIUS, SMALL, sphere_cloud, sphere_scene
 
 from recon.camera import View
 from recon.data import ObjectRegion, PosedCapture, SurfaceField

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_surface import BOX, SMALL, radius_error, sphere_bake, sphere_cloud, sphere_scene
+from striped_sphere import BOX, SMALL, radius_error, sphere_bake, sphere_cloud, sphere_scene
 
 from recon.device import describe_machine
 from recon.errors import UserError

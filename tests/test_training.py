@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import pytest
 import torch
-from test_surface import SMALL, sphere_cloud, sphere_scene
+from striped_sphere import SMALL, sphere_cloud, sphere_scene
 
 from recon.data import ObjectRegion, PosedCapture, SurfaceField
 from recon.errors import UserError
