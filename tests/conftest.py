@@ -27,6 +27,7 @@ def checked_modules() -> list[str]:
 
 
 install_import_hook(checked_modules(), "shape_checks.check")
+pytest.register_assert_rewrite("engine_checks")  # so that its asserts say what they compared
 
 
 @pytest.fixture(scope="session")
