@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from drawn_box import look_at
 from PIL import Image
 from scipy.spatial import ConvexHull
 
@@ -30,12 +31,8 @@ def sphere_scene(folder: Path, n_views: int = 10, size: int = 72) -> tuple[Posed
     for k in range(n_views):
         angle, height = 2 * np.pi * k / n_views, (0.15, 0.5)[k % 2]
         centre = 0.5 * np.array([np.cos(angle) * np.cos(height), np.sin(angle) * np.cos(height), np.sin(height)])
-        forward = -centre / np.linalg.norm(centre)
-        right = np.cross(forward, [0, 0, 1])
-        right /= np.linalg.norm(right)
-        rotation = np.stack([right, np.cross(forward, right), forward])
         camera = Pinhole(size, size, size * 1.6, size * 1.6, size / 2, size / 2)
-        view = View(f"v{k}", camera, Rigid(rotation, -rotation @ centre))
+        view = View(f"v{k}", camera, look_at(centre, np.zeros(3)))
         rows, columns = np.mgrid[:size, :size]
         d = view.rays(np.stack([columns, rows], -1).reshape(-1, 2) + 0.5)
         b = d @ centre
