@@ -40,3 +40,10 @@ def cuda() -> torch.device:
             pytest.fail("RECON_REQUIRE_CUDA=1, but torch finds no CUDA device")
         pytest.skip("no CUDA device")
     return torch.device("cuda")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder that is empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from drawn_box import look_at
 from PIL import Image
@@ -13,7 +14,9 @@ from scipy.spatial import ConvexHull
 from recon.camera import Pinhole, View
 from recon.data import ObjectRegion, PosedCapture, PriorCloud, SupportPlane, SurfaceField
 from recon.surface.baked import BakedSdf
+from recon.surface.baking import Baker
 from recon.surface.query import load_sdf
+from recon.surface.trainer import Trainer
 from recon.transforms import Rigid
 
 RADIUS = 0.1
@@ -75,3 +78,15 @@ def sphere_bake(n: int = 48, radius: float = 0.3) -> BakedSdf:
 def radius_error(field: SurfaceField) -> np.ndarray:
     points = sphere_cloud(500).points_world
     return load_sdf(field)(points[points[:, 2] > -0.5 * RADIUS]) / RADIUS
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a training stopped as by the user before that step."""
+    train_step = Trainer.train_step
+
+    def interrupted(self: Trainer, baker: Baker) -> None:
+        if self.step == step:
+            raise KeyboardInterrupt
+        train_step(self, baker)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
