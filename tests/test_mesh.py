@@ -272,8 +272,8 @@ def test_every_kind_of_fault_is_counted() -> None:
     one = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
     other = np.array([[0, 5, 4], [0, 4, 6], [0, 6, 5], [4, 5, 6]])[:, ::-1]
     assert find_faults(corners, np.concatenate([one, other])) == replace(none, non_manifold_vertices=1)
-    hinged = np.array([0, 1, 5, 6])[one][:, ::-1]
-    found = find_faults(corners * [1, 1, 1], np.concatenate([one, hinged[:, ::-1]]))
+    hinged = np.array([0, 1, 5, 6])[one]
+    found = find_faults(corners, np.concatenate([one, hinged]))
     assert found.non_manifold_edges == 1 and found.open_edges == 0
     assert "1 non manifold edges" in found.words()
 
