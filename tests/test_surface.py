@@ -20,7 +20,6 @@ from recon.surface.losses import opacity_loss
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
 from recon.surface.sampling import clip_to_planes, sample_rays
 from recon.surface.sampling_reference import clip_rays, proposal, sample_rays_reference
-from recon.surface.trainer import Trainer
 from recon.surface.visual_hull import support_points
 
 LAYOUT = GridLayout(n_levels=6, n_features=2, log2_rows=10, base_resolution=4, finest_resolution=64)
@@ -188,28 +187,6 @@ def test_prior_points_pull_the_surface(tmp_path):
         field = fit_surface(posed, region, sphere_cloud(n), SurfaceConfig(n_steps=60, **SMALL), Job("fit", folder))
         errors[n] = np.abs(radius_error(field)).mean()
     assert errors[3000] < 0.8 * errors[0]
-
-
-def test_an_interrupted_fit_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    posed, region = sphere_scene(tmp_path / "scene")
-    cfg, folder = SurfaceConfig(n_steps=30, checkpoint_s=0.0, bake_every=10, **SMALL), tmp_path / "job"
-    folder.mkdir()
-    step = Trainer.train_step
-
-    def interrupted(self, baker):
-        if self.step == 20:
-            raise KeyboardInterrupt
-        step(self, baker)
-
-    monkeypatch.setattr(Trainer, "train_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fit_surface(posed, region, sphere_cloud(100), cfg, Job("fit", folder))
-    assert (folder / "checkpoint.pt").exists()
-    monkeypatch.setattr(Trainer, "train_step", step)
-    job = Job("fit", folder)
-    fit_surface(posed, region, sphere_cloud(100), cfg, job).check()
-    assert job.notes["resumed_at_step"] == 20
-    assert not (folder / "checkpoint.pt").exists()
 
 
 def test_underside_is_closed_where_the_object_stands(tmp_path):
