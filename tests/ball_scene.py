@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from drawn_box import look_at
 from PIL import Image
 
 from recon.camera import Pinhole, View
 from recon.data import PosedCapture, SupportPlane
-from recon.transforms import Rigid
 
 CENTRE, RADIUS, ROOM = np.array([0.03, -0.02, 0.2]), 0.2, 6.0
 CAMERA = Pinhole(200, 150, 190.0, 190.0, 101.0, 74.0)
@@ -24,14 +24,6 @@ def noise(seed: int, n: int, coarse: int) -> np.ndarray:
 
 
 TABLE, WALL = noise(0, 512, 128), noise(1, 512, 48)
-
-
-def look_at(centre: np.ndarray, target: np.ndarray) -> Rigid:
-    forward = (target - centre) / np.linalg.norm(target - centre)
-    right = np.cross(forward, [0, 0, 1.0])
-    right /= np.linalg.norm(right)
-    rotation = np.stack([right, np.cross(forward, right), forward])
-    return Rigid(rotation, -rotation @ centre)
 
 
 def render(view: View) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,7 @@ def checked_modules() -> list[str]:
 
 
 install_import_hook(checked_modules(), "shape_checks.check")
+pytest.register_assert_rewrite("engine_checks")  # so that its asserts say what they compared
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +40,10 @@ def cuda() -> torch.device:
             pytest.fail("RECON_REQUIRE_CUDA=1, but torch finds no CUDA device")
         pytest.skip("no CUDA device")
     return torch.device("cuda")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder that is empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

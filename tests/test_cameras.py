@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_surface import RADIUS, SMALL, sphere_cloud, sphere_scene
+from striped_sphere import RADIUS, SMALL, interrupt_at, sphere_cloud, sphere_scene
 
 from recon.camera import View
 from recon.data import ObjectRegion, PosedCapture, SurfaceField
@@ -216,15 +216,8 @@ def test_an_interrupted_fit_keeps_its_corrections(scene, tmp_path, monkeypatch):
     cameras = replace(CAMERAS, n_patches=100, least_gain=-1.0, most_cost=3.0)
     cfg = SurfaceConfig(n_steps=20, bake_every=5, checkpoint_s=0.0, patches=PATCHES, cameras=cameras, **SMALL)
     whole = fit(posed, region, cfg, tmp_path / "whole")
-    step = Trainer.train_step
-
-    def interrupted(self, baker):
-        if self.step == 12:
-            raise KeyboardInterrupt
-        step(self, baker)
-
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Trainer, "train_step", interrupted)
+        interrupt_at(12, patched)
         fit(posed, region, cfg, tmp_path / "two")
     resumed = fit(posed, region, cfg, tmp_path / "two")
     assert not np.array_equal(centres(whole.views), centres(posed.views))

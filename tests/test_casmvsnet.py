@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from test_mvsnet import turned
-from test_prior import RADIUS, make_scene, true_depth
+from textured_ball import RADIUS, make_scene, true_depth
 
 from recon.camera import Pinhole, View
 from recon.errors import UserError

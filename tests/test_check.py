@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_box import look_at
 from PIL import Image
 from rich.console import Console
 from test_capture import textured
-from test_pose import look_at
 
 from recon.camera import Pinhole, View
 from recon.check import CheckReport, print_check

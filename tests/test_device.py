@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 from pretend_device import PRETENDED, PretendDevice
-from test_surface import SMALL, sphere_cloud, sphere_scene
+from striped_sphere import SMALL, sphere_cloud, sphere_scene
 from torch.utils._pytree import tree_map
 
 from recon.stage import Job

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from drawn_box import look_at
 from khronos import issues_of
 from PIL import Image
 
@@ -64,10 +65,7 @@ def posed(tmp_path: Path) -> PosedCapture:
     for k in range(5):
         azimuth = TURN - np.pi / 2 + 0.3 + 2 * np.pi * k / 5
         eye = BASE + np.array([2.5 * np.cos(azimuth), 2.5 * np.sin(azimuth), 1.1])
-        forward = (MIDDLE - eye) / np.linalg.norm(MIDDLE - eye)
-        right = np.cross(forward, [0, 0, 1.0]) / np.linalg.norm(np.cross(forward, [0, 0, 1.0]))
-        rotation = np.stack([right, np.cross(forward, right), forward])
-        views.append(View(f"IMG_{k}", Pinhole(120, 90, 130.0, 131.0, 61.0, 44.0), Rigid(rotation, -rotation @ eye)))
+        views.append(View(f"IMG_{k}", Pinhole(120, 90, 130.0, 131.0, 61.0, 44.0), look_at(eye, MIDDLE)))
         Image.new("RGB", (120, 90), (10 * k, 0, 0)).save(tmp_path / "images" / f"IMG_{k}.jpg")
     nothing = np.zeros(0, np.int64)
     return PosedCapture(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_surface import RADIUS, sphere_scene
+from striped_sphere import RADIUS, sphere_scene
 
 from recon.surface.baking import Baker, unit_from_region, unit_planes
 from recon.surface.hidden import find_hidden

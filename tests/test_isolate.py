@@ -226,7 +226,7 @@ def test_cut_drops_specks_and_follows_edges() -> None:
     rng = np.random.default_rng(0)
     truth = np.zeros((60, 60), bool)
     truth[15:45, 20:40] = True
-    rgb = np.where(truth[..., None], 0.8, 0.2).astype(np.float32).repeat(1, 2) * np.ones(3, np.float32)
+    rgb = np.where(truth[..., None], 0.8, 0.2).astype(np.float32) * np.ones(3, np.float32)
     log_odds = (np.where(truth, 0.7, -0.7) + rng.normal(0, 1.2, truth.shape)).astype(np.float32)
     share = cut(rgb, log_odds, (log_odds > 0).astype(np.float32), np.ones_like(truth), 3.0, 300)
     assert iou(log_odds > 0, truth) < 0.7

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -204,14 +204,7 @@ def test_an_unusable_onnx_checkpoint_is_one_sentence(tmp_path: Path, monkeypatch
     write_onnx(tmp_path / "other.onnx", output="features")
     with pytest.raises(UserError, match=r"other\.onnx is no ALIKED file"):
         ask("other.onnx")
-    importing = builtins.__import__
-
-    def without(name: str, *args: Any) -> Any:
-        if name == "onnxruntime":
-            raise ImportError(name)
-        return importing(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     write_onnx(tmp_path / "good.onnx")
     with pytest.raises(UserError, match=r"needs onnxruntime: pip install onnxruntime"):
         ask("good.onnx")

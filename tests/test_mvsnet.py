@@ -235,7 +235,8 @@ def test_gradients_reach_every_weight() -> None:
 def test_weights_come_back_from_their_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = CascadeMvsNet().train()
-    maps = [pyramid(net, torch.rand(2, 3, 32, 32)) for _ in range(2)]  # moves the statistics
+    for _ in range(2):
+        pyramid(net, torch.rand(2, 3, 32, 32))  # moves the statistics
     net.eval()
     save_weights(net, tmp_path / "weights.npz")
     assert (tmp_path / "weights.npz").stat().st_size < 1_000_000
@@ -244,7 +245,6 @@ def test_weights_come_back_from_their_file(tmp_path: Path) -> None:
     # float16 holds three to four digits
     for mine, theirs in zip(pyramid(net, picture), pyramid(back, picture), strict=True):
         torch.testing.assert_close(mine, theirs, atol=5e-3, rtol=5e-3)
-    assert len(maps) == 2
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     (tmp_path / "text.npz").write_text("no weights")
     for name in ("other.npz", "text.npz"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_prior import CENTRE, RADIUS, make_scene, true_depth
+from textured_ball import CENTRE, RADIUS, make_scene, true_depth
 
 from recon.cli import main
 from recon.errors import UserError

@@ -8,14 +8,6 @@ import pytest
 
 from recon.options import capture_name, given_paths, hydra_words, job_folder, quoted
 
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder that is empty."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 NAMES = [
     "a b",
     "中文 照片",

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_surface import RADIUS, sphere_bake, sphere_cloud, sphere_scene
+from striped_sphere import RADIUS, sphere_bake, sphere_cloud, sphere_scene
 
 from recon.surface.baking import unit_from_region
 from recon.surface.patch_match import (

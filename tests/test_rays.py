@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
-from test_surface import SMALL, sphere_cloud, sphere_scene
+from striped_sphere import SMALL, sphere_cloud, sphere_scene
 
 from recon.camera import View
 from recon.data import PosedCapture

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from ball_scene import CENTRE, RADIUS, ball_capture
+from ball_scene import CENTRE, RADIUS, ball_capture, iou
 from PIL import Image
 
 from recon.data import Asset, Capture, LeftOut, Mesh, ObjectRegion, Photo, PriorCloud, UvMesh
@@ -28,7 +28,6 @@ from recon.stage import Job
 from recon.transforms import Rigid
 from texturing.export import ExportConfig, export
 
-ROOT = Path(__file__).parent.parent
 YELLOW = (0.9, 0.75, 0.15)
 NAME = "</script><script>document.title='owned'</script> & <b>cup</b>"
 WARNING = "5 photos are blurred: <img src=x onerror=alert(1)>."
@@ -128,10 +127,6 @@ def yellow(picture: np.ndarray) -> np.ndarray:
     return (rgb[..., 0] - rgb[..., 2] > 50) & (rgb[..., 1] - rgb[..., 2] > 30)
 
 
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    return float((a & b).sum() / (a | b).sum())
-
-
 def test_renders_lie_on_their_photos(made: Made) -> None:
     stage = pictures.set_up(made.asset, made.posed, made.asset_from_world)
     chosen = pictures.spread(stage.views, stage.model.vertices.mean(0), 6)
@@ -169,7 +164,7 @@ def test_the_cloud_lies_on_the_asset_and_shows_its_confidence(made: Made) -> Non
     assert [name for name, *_ in drawn] == ["front", "right", "back", "left"]
     for (_, photo, trust), k in zip(drawn, (0, 3, 6, 9), strict=True):
         turned = cv2.resize(pictures.turntable(stage)[k], photo.shape[1::-1])
-        assert overlap(yellow(photo), yellow(turned)) > 0.93, "both are seen from nearly the same height"
+        assert iou(yellow(photo), yellow(turned)) > 0.93, "both are seen from nearly the same height"
         rows = [np.nonzero(np.abs(trust.astype(int) - t.rgb).max(2) < 8)[0].mean() for t in TRUST]
         assert rows == sorted(rows, reverse=True), "the upper points are the sure ones"
 
@@ -255,7 +250,7 @@ def test_the_model_is_drawn(opened: tuple[Any, list[str]]) -> None:
     lit = canvas(page)
     assert 0.1 < yellow(lit).mean() < 0.6 and not yellow(lit[:10]).any(), "the ball before a plain background"
     clay = choose(page, "Clay")
-    assert not yellow(clay).any() and np.abs(clay.astype(int) - lit).max(2)[yellow(lit)].min() >= 0
+    assert not yellow(clay).any()
     assert (np.abs(clay.astype(int) - lit).max(2) > 20)[yellow(lit)].mean() > 0.9
     cover = choose(page, "Cover").astype(int)
     assert (cover[..., 2] - cover[..., 0] > 40).mean() > 0.05, "well covered parts are blue"

@@ -16,13 +16,6 @@ from recon.report.write import jsonable
 from recon.run import publish
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder that is empty."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_an_unwritable_log_still_says_what_happened(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "file").write_text("")
     assert "stand above" in explain(ValueError("odd"), "unwrap", folder / "file")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from striped_sphere import sphere_bake
 from test_patches import CFG, middle_rays, places, planes, scene  # noqa: F401  (a fixture)
-from test_surface import sphere_bake
 
 from recon.prior.sag import lifted, mean_curvature, window_spread_px
 from recon.surface.patch_match_cpu import match_cpu

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import hashlib
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -211,14 +210,7 @@ def test_unusable_models_are_sentences(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(UserError, match=r"resnet\.onnx answers with no map of what stands out"):
         network.share(np.zeros((60, 80, 3), np.float32))
 
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any, **named: Any) -> Any:
-        if name == "onnxruntime":
-            raise ImportError(name)
-        return real(name, *rest, **named)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     refused(tmp_path / "resnet.onnx", r"resnet\.onnx needs one more package: pip install 'onnxruntime'")
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from striped_sphere import BOX, RADIUS, SMALL, radius_error, sphere_bake, sphere_cloud, sphere_scene
 
-from recon.camera import Pinhole, View
-from recon.data import ObjectRegion, PosedCapture, PriorCloud, SupportPlane, SurfaceField
+from recon.data import SurfaceField
 from recon.stage import Job
-from recon.surface.baked import BakedSdf
 from recon.surface.config import SurfaceConfig
 from recon.surface.engine import Engine
 from recon.surface.field import Field, FieldConfig
@@ -21,13 +17,10 @@ from recon.surface.free_space import carve_looked_through, towards_best_views
 from recon.surface.hashgrid import GridLayout, encode_reference
 from recon.surface.hashgrid_cpu import encode_cpu, features_cpu
 from recon.surface.losses import opacity_loss
-from recon.surface.query import load_sdf
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
 from recon.surface.sampling import clip_to_planes, sample_rays
 from recon.surface.sampling_reference import clip_rays, proposal, sample_rays_reference
-from recon.surface.trainer import Trainer
 from recon.surface.visual_hull import support_points
-from recon.transforms import Rigid
 
 LAYOUT = GridLayout(n_levels=6, n_features=2, log2_rows=10, base_resolution=4, finest_resolution=64)
 
@@ -122,13 +115,6 @@ def test_leaving_rays_are_transparent_once_annealed():
     assert annealed_cosine(cosine, 0.0).tolist() == pytest.approx([-0.15, -0.85])
 
 
-def sphere_bake(n: int = 48, radius: float = 0.3) -> BakedSdf:
-    baked = BakedSdf(torch.zeros(3), 1 / (n - 1), torch.zeros(n, n, n))
-    baked.values[:] = ((baked.points() - 0.5).norm(dim=1) - radius).reshape(n, n, n)
-    return baked
-
-
-BOX = torch.cat([torch.cat([torch.eye(3), -torch.ones(3, 1)], 1), torch.cat([-torch.eye(3), torch.zeros(3, 1)], 1)])
 SAMPLERS = [sample_rays, sample_rays_reference]
 
 
@@ -175,67 +161,6 @@ def test_rays_beside_the_hull_miss():
     assert (t0[1], t1[1]) == pytest.approx((1, 2))
 
 
-RADIUS = 0.1
-
-
-def sphere_scene(folder: Path, n_views: int = 10, size: int = 72) -> tuple[PosedCapture, ObjectRegion]:
-    """A striped sphere of radius 0.1 seen from a ring of cameras, rendered in closed form."""
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
-    views = []
-    for k in range(n_views):
-        angle, height = 2 * np.pi * k / n_views, (0.15, 0.5)[k % 2]
-        centre = 0.5 * np.array([np.cos(angle) * np.cos(height), np.sin(angle) * np.cos(height), np.sin(height)])
-        forward = -centre / np.linalg.norm(centre)
-        right = np.cross(forward, [0, 0, 1])
-        right /= np.linalg.norm(right)
-        rotation = np.stack([right, np.cross(forward, right), forward])
-        camera = Pinhole(size, size, size * 1.6, size * 1.6, size / 2, size / 2)
-        view = View(f"v{k}", camera, Rigid(rotation, -rotation @ centre))
-        rows, columns = np.mgrid[:size, :size]
-        d = view.rays(np.stack([columns, rows], -1).reshape(-1, 2) + 0.5)
-        b = d @ centre
-        root = b**2 - centre @ centre + RADIUS**2
-        hit = root > 0
-        x = centre + (-b - np.sqrt(np.maximum(root, 0)))[:, None] * d
-        colour = 0.5 + 0.4 * np.sin(x * [60, 70, 80])
-        image = np.where(hit[:, None], colour, 0.2).reshape(size, size, 3)
-        Image.fromarray((image * 255).astype(np.uint8)).save(folder / "images" / f"v{k}.jpg", quality=97)
-        Image.fromarray((hit * 255).astype(np.uint8).reshape(size, size)).save(folder / "masks" / f"v{k}.png")
-        views.append(view)
-    empty = np.zeros(0)
-    posed = PosedCapture(
-        folder, tuple(views), np.zeros((0, 3)), np.zeros((0, 3), np.uint8), empty, empty.astype(int),
-        empty.astype(int), np.zeros(3), "truth", "truth", SupportPlane(np.array([0, 0, 1.0]), -RADIUS, 0.5),
-        np.ones(n_views),
-    )  # fmt: skip
-    corner = 1.15 * RADIUS * np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
-    from scipy.spatial import ConvexHull
-
-    faces = ConvexHull(corner).simplices
-    normal = np.cross(corner[faces[:, 1]] - corner[faces[:, 0]], corner[faces[:, 2]] - corner[faces[:, 0]])
-    inward = (normal * corner[faces[:, 0]]).sum(1) < 0
-    faces[inward] = faces[inward][:, ::-1]
-    region = ObjectRegion(folder, Rigid.identity(), np.full(3, 2.3 * RADIUS), corner, faces, "given", True)
-    return posed, region
-
-
-def sphere_cloud(n: int) -> PriorCloud:
-    normal = np.random.default_rng(0).normal(size=(n, 3))
-    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
-    ones = np.ones(n)
-    return PriorCloud(normal * RADIUS, normal, ones, np.zeros((n, 3), np.uint8), ones.astype(int))
-
-
-SMALL = {"n_rays": 256, "n_levels": 6, "log2_rows": 14, "finest_resolution": 128, "bake_resolution": 32,
-         "bake_resolution_late": 48, "n_points": 256, "n_free": 256, "start_inside": 0.0}  # fmt: skip
-
-
-def radius_error(field: SurfaceField) -> np.ndarray:
-    points = sphere_cloud(500).points_world
-    return load_sdf(field)(points[points[:, 2] > -0.5 * RADIUS]) / RADIUS
-
-
 def test_fit_finds_a_sphere_from_its_photos_alone(tmp_path):
     posed, region = sphere_scene(tmp_path / "scene")
     (tmp_path / "job").mkdir()
@@ -262,28 +187,6 @@ def test_prior_points_pull_the_surface(tmp_path):
         field = fit_surface(posed, region, sphere_cloud(n), SurfaceConfig(n_steps=60, **SMALL), Job("fit", folder))
         errors[n] = np.abs(radius_error(field)).mean()
     assert errors[3000] < 0.8 * errors[0]
-
-
-def test_an_interrupted_fit_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    posed, region = sphere_scene(tmp_path / "scene")
-    cfg, folder = SurfaceConfig(n_steps=30, checkpoint_s=0.0, bake_every=10, **SMALL), tmp_path / "job"
-    folder.mkdir()
-    step = Trainer.train_step
-
-    def interrupted(self, baker):
-        if self.step == 20:
-            raise KeyboardInterrupt
-        step(self, baker)
-
-    monkeypatch.setattr(Trainer, "train_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fit_surface(posed, region, sphere_cloud(100), cfg, Job("fit", folder))
-    assert (folder / "checkpoint.pt").exists()
-    monkeypatch.setattr(Trainer, "train_step", step)
-    job = Job("fit", folder)
-    fit_surface(posed, region, sphere_cloud(100), cfg, job).check()
-    assert job.notes["resumed_at_step"] == 20
-    assert not (folder / "checkpoint.pt").exists()
 
 
 def test_underside_is_closed_where_the_object_stands(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_box import look_at
 from PIL import Image
 
 from recon.camera import Pinhole, View
@@ -59,19 +60,15 @@ def box_uv_mesh(size_px: int = SIZE_PX) -> UvMesh:
     return UvMesh(vertices_world, np.concatenate(faces), np.concatenate(uv), joined.ravel(), size_px)
 
 
-def look_at(centre: np.ndarray, index: int) -> View:
-    z = -centre / np.linalg.norm(centre)
-    x = np.cross(z, [0, 0, 1.0])
-    x /= np.linalg.norm(x)
-    rotation = np.stack([x, np.cross(z, x), z])
-    return View(f"p{index:02d}", Pinhole(240, 180, 260, 260, 121, 88), Rigid(rotation, -rotation @ centre))
+def view_from(centre: np.ndarray, index: int) -> View:
+    return View(f"p{index:02d}", Pinhole(240, 180, 260, 260, 121, 88), look_at(centre, np.zeros(3)))
 
 
 def ring_of_views() -> list[View]:
     angles = 2 * np.pi * (np.arange(len(GAINS)) + 0.25) / len(GAINS)
     heights = np.where(np.arange(len(GAINS)) % 2, 1.4, 0.5)
     return [
-        look_at(np.array([2 * np.cos(a), 2 * np.sin(a), h]), i)
+        view_from(np.array([2 * np.cos(a), 2 * np.sin(a), h]), i)
         for i, (a, h) in enumerate(zip(angles, heights, strict=True))
     ]
 

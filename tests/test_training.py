@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import pytest
 import torch
-from test_surface import SMALL, sphere_cloud, sphere_scene
+from striped_sphere import SMALL, interrupt_at, sphere_cloud, sphere_scene
 
 from recon.data import ObjectRegion, PosedCapture, SurfaceField
 from recon.errors import UserError
@@ -85,17 +85,6 @@ def test_the_same_field_gives_the_same_mesh_twice(scene, two_threads, tmp_path):
         meshes.append(extract_mesh(*scene, field, MeshConfig(max_resolution=48), Job("extract_mesh", tmp_path)))
     np.testing.assert_array_equal(meshes[0].vertices_world, meshes[1].vertices_world)
     np.testing.assert_array_equal(meshes[0].faces, meshes[1].faces)
-
-
-def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    train_step = Trainer.train_step
-
-    def interrupted(self, baker):
-        if self.step == step:
-            raise KeyboardInterrupt
-        train_step(self, baker)
-
-    monkeypatch.setattr(Trainer, "train_step", interrupted)
 
 
 @pytest.mark.parametrize("at", [13, 23])

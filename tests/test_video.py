@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,7 +108,6 @@ def test_a_phone_held_upright(tmp_path: Path) -> None:
     path.write_bytes(content)
     capture, _ = read(path, tmp_path / "out", n_frames=2)
     assert (capture.photos[0].width_px, capture.photos[0].height_px) == (240, 320)
-    stored = textured(0, 330 + 10, 240).crop((0, 0, 320, 240))
     with Image.open(capture.image_path(capture.photos[0].name)) as image:
         x = 2 * int(capture.photos[0].source.split("#")[1])
         stored = textured(0, 340, 240).crop((x, 0, x + 320, 240)).transpose(Image.Transpose.ROTATE_270)
@@ -175,7 +175,7 @@ def test_highlights_keep_their_hue() -> None:
 
 def test_video_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"x")
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"pip install av"):
         read(tmp_path / "clip.mp4", tmp_path / "out")
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_surface import sphere_bake, sphere_cloud, sphere_scene
+from striped_sphere import sphere_bake, sphere_cloud, sphere_scene
 from test_training import QUICK, assert_same
 from tiny_pipeline import make_capture
 
