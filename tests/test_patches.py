@@ -9,6 +9,7 @@ import pytest
 import torch
 from striped_sphere import RADIUS, sphere_bake, sphere_cloud, sphere_scene
 
+from recon.surface import patches
 from recon.surface.baking import unit_from_region
 from recon.surface.patch_match import (
     NOT_COMPARED,
@@ -29,6 +30,7 @@ from recon.surface.patches import (
     middle_px,
     patch_loss,
     robust_mean,
+    seen_sources,
     tangent_plane,
     trust,
 )
@@ -131,7 +133,7 @@ def test_patches_agree_best_at_the_true_depth(scene):
     for offset in offsets:
         found = match_cpu(planes(origin, direction, t + offset, centre), scene[4], CFG.patch(), at)
         alone = (Matches(*(x[[i]] for x in found)) for i in range(len(t)))
-        costs.append([float(robust_mean(one, torch.zeros_like(one.cost), 1.0, evenly)) for one in alone])
+        costs.append([float(robust_mean(one, torch.zeros_like(one.cost), torch.ones(1), 1.0, evenly)) for one in alone])
     best = offsets[np.argmin(costs, 0)]
     # a pixel is 2 % of the radius, and depth is measured three times as coarsely at these angles
     assert np.abs(np.median(best)) < 0.01 * radius
@@ -161,10 +163,10 @@ def alike(cost: torch.Tensor, contrast: list[float]) -> Matches:
 
 def test_plain_patches_do_not_pull():
     cost, cfg = torch.tensor([[0.5, 0.3], [0.5, 0.3]]), PatchConfig(n_best=2, least_contrast=4.0)
-    textured = robust_mean(alike(cost, [1e6, 0.0]), torch.zeros(2, 2), 1.0, cfg)
+    textured = robust_mean(alike(cost, [1e6, 0.0]), torch.zeros(2, 2), torch.ones(2), 1.0, cfg)
     assert float(textured) == pytest.approx(0.4 / 2, rel=1e-3)
     cost = torch.tensor([[0.2, 1.2, NOT_COMPARED]], requires_grad=True)
-    robust_mean(alike(cost, [100.0]), torch.zeros(1, 3), 1.0, cfg).backward()
+    robust_mean(alike(cost, [100.0]), torch.zeros(1, 3), torch.ones(1), 1.0, cfg).backward()
     # beyond the worst cost a source no longer pulls, and one that sees nothing does not count
     assert cost.grad[0, 0] > 0
     assert cost.grad[0, 1:].tolist() == [0, 0]
@@ -215,9 +217,9 @@ def test_the_surface_point_moves_as_the_implicit_surface_does():
     assert float((plane.detach() * depth.detach()[:, None] * direction).sum()) == pytest.approx(1, abs=1e-9)
 
 
-@pytest.mark.parametrize("wrong", [-0.06, 0.06])
-def test_the_loss_pulls_a_wrong_radius_to_the_true_one(scene, wrong):
-    view_idx, _, origin, direction, t, centre, true = middle_rays(scene)
+def rays_to_a_ball(scene, wrong: float, n: int = 60):
+    """`patch_loss`'s first arguments for rays to a ball that is a share `wrong` too large, and its radius."""
+    view_idx, _, origin, direction, t, centre, true = middle_rays(scene, n)
     radius = torch.tensor(true * (1 + wrong), dtype=torch.float32, requires_grad=True)
 
     def geometry(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -229,9 +231,35 @@ def test_the_loss_pulls_a_wrong_radius_to_the_true_one(scene, wrong):
     sdf = geometry(points)[0].view(middle.shape).detach()
     baked = sphere_bake(radius=true)
     baked.values[:] = ((baked.points() - centre).norm(dim=1) - true).reshape(baked.values.shape)
-    rays = PatchRays(view_idx, origin, direction, middle, sdf)
-    patch_loss(geometry, scene[4], torch.zeros(len(scene[0].views)), rays, baked, 1.0, CFG).backward()
+    rays = PatchRays(view_idx, origin, direction, middle, sdf, torch.ones_like(t))
+    return geometry, scene[4], torch.zeros(len(scene[0].views)), rays, baked, radius
+
+
+@pytest.mark.parametrize("wrong", [-0.06, 0.06])
+def test_the_loss_pulls_a_wrong_radius_to_the_true_one(scene, wrong):
+    *args, radius = rays_to_a_ball(scene, wrong)
+    patch_loss(*args, 1.0, CFG).backward()
     assert float(radius.grad) * wrong > 0
+
+
+@torch.no_grad()
+def test_patches_come_from_all_photos_and_count_as_their_rays_do(scene, monkeypatch):
+    *others, rays, baked, _ = rays_to_a_ball(scene, 0.03, n=64)
+    rays, taken = rays.take(rays.view_idx.sort(stable=True).indices), []  # as in a batch, photo by photo
+
+    def noted(photos, rays, *rest):
+        taken.append(rays.view_idx)
+        return seen_sources(photos, rays, *rest)
+
+    monkeypatch.setattr(patches, "seen_sources", noted)
+    everywhere = patch_loss(*others, rays, baked, 1.0, replace(CFG, n_rays=32))
+    assert taken[0].bincount().tolist() == [2] * len(scene[0].views)
+    # photos that do not count leave what the others say
+    half = rays.view_idx < len(scene[0].views) // 2
+    weighed = patch_loss(*others, replace(rays, counts=half.float()), baked, 1.0, replace(CFG, n_rays=32))
+    alone = patch_loss(*others, rays.take(half.nonzero()[:, 0]), baked, 1.0, replace(CFG, n_rays=16))
+    assert float(weighed) == pytest.approx(float(alone), rel=1e-5)
+    assert float(weighed) != pytest.approx(float(everywhere), rel=1e-3)
 
 
 def test_sources_behind_the_object_are_left_out_by_kernel_and_twin():
@@ -298,5 +326,5 @@ def test_the_schedule_and_switching_off(scene):
 def test_a_ray_s_photo_position_comes_back(scene):
     view_idx, at_px, origin, direction, _, _, _ = middle_rays(scene)
     empty = torch.zeros(len(view_idx), 1)
-    rays = PatchRays(view_idx, origin, direction, empty, empty)
+    rays = PatchRays(view_idx, origin, direction, empty, empty, empty[:, 0])
     torch.testing.assert_close(middle_px(scene[4], rays), at_px, atol=1e-3, rtol=0)

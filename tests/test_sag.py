@@ -74,7 +74,7 @@ def test_patches_agree_best_at_the_true_depth_once_their_sag_is_known(scene):  #
     cfg, at = PatchConfig(radius_px=12, stride_px=3), places(scene, view_idx, at_px)
     off = np.linspace(-0.1, 0.1, 81) * radius
     normal = (origin + t[:, None] * direction - centre) / radius
-    rays = PatchRays(view_idx, origin, direction, t[:, None], t[:, None])
+    rays = PatchRays(view_idx, origin, direction, t[:, None], t[:, None], torch.ones_like(t))
     spread = spread_of(scene[4], rays, t, normal, at.level, cfg)
     assert ((normal * direction).sum(1).abs() > STEEPEST_COSINE).all()
     best = []

@@ -49,7 +49,7 @@ def find_patches(
     sdf = geometry(points.reshape(-1, 3))[0].view(middle.shape)
     t, meets = first_crossing(middle, sdf)
     chosen = torch.nonzero(meets & hit)[:, 0]
-    t, rays = t[chosen], PatchRays(view_idx, origin, direction, middle, sdf).take(chosen)
+    t, rays = t[chosen], PatchRays(view_idx, origin, direction, middle, sdf, torch.ones_like(t)).take(chosen)
     here, gradient, _ = geometry(rays.origin + t[:, None] * rays.direction)
     _, depth = tangent_plane(t, here, gradient, rays.direction)
     sources = seen_sources(photos, rays, depth, gradient, baked, cfg)

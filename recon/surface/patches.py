@@ -159,17 +159,21 @@ def mean_sag(
 
 
 def robust_mean(
-    matches: Matches, gain: Float[Tensor, "n n_sources"], worst_cost: float, cfg: PatchConfig
+    matches: Matches,
+    gain: Float[Tensor, "n n_sources"],
+    counts: Float[Tensor, " n"],
+    worst_cost: float,
+    cfg: PatchConfig,
 ) -> Float[Tensor, ""]:
     """Mean cost of each patch's best sources, cut off at `worst_cost`; patches of little contrast or much gloss count
     less, and those that no source sees as 0.
 
-    gain: logarithm of the sources' exposures over the patch's own.
+    gain: logarithm of the sources' exposures over the patch's own; counts: what each patch counts in the mean.
     """
     best = matches.cost.sort(1).values[:, : cfg.n_best]
     compared = best < NOT_COMPARED
     per_patch = (best.clamp(max=worst_cost) * compared).sum(1) / compared.sum(1).clamp(min=1)
-    return (trust(matches, gain, cfg) * per_patch).mean()
+    return (counts * trust(matches, gain, cfg) * per_patch).sum() / counts.sum().clamp(min=1e-6)
 
 
 def trust(matches: Matches, gain: Float[Tensor, "n n_sources"], cfg: PatchConfig) -> Float[Tensor, " n"]:
@@ -213,9 +217,17 @@ class PatchRays:
     middle: Float[Tensor, "n_rays n_samples"]
     """Of the sections, along the ray."""
     sdf: Float[Tensor, "n_rays n_samples"]
+    counts: Float[Tensor, " n_rays"]
+    """What each counts in the mean over all."""
 
     def take(self, chosen: Int[Tensor, " n"]) -> PatchRays:
-        return PatchRays(*(x[chosen] for x in (self.view_idx, self.origin, self.direction, self.middle, self.sdf)))
+        return PatchRays(*(x[chosen] for x in vars(self).values()))
+
+
+def spread_evenly(idx: Int[Tensor, " n_all"], n: int) -> Int[Tensor, " n"]:
+    """At most n of the indices, from all over them: rays come photo by photo, so the first n are the first photos'."""
+    n = min(n, len(idx))
+    return idx[torch.arange(n, device=idx.device) * len(idx) // max(n, 1)]
 
 
 def patch_loss(
@@ -227,12 +239,12 @@ def patch_loss(
     worst_cost: float,
     cfg: PatchConfig,
 ) -> Float[Tensor, ""]:
-    """Mean robust 1 - NCC of patches around the first `n_rays` rays that meet the surface, in photos that see it.
+    """Mean robust 1 - NCC of patches around `n_rays` of the rays that meet the surface, in photos that see it.
 
     log_gain: logarithm of the photos' exposures; worst_cost: from which a patch no longer pulls.
     """
     t, meets = first_crossing(rays.middle, rays.sdf.detach())
-    chosen = torch.nonzero(meets)[: cfg.n_rays, 0]
+    chosen = spread_evenly(torch.nonzero(meets)[:, 0], cfg.n_rays)
     if len(chosen) == 0:
         return torch.zeros((), device=t.device)
     t, rays = t[chosen], rays.take(chosen)
@@ -252,7 +264,7 @@ def patch_loss(
         match = match_reference
     matches = match(plane, photos, cfg.patch(plane.device), places)
     gain = log_gain[sources.clamp(min=0)] - log_gain[rays.view_idx][:, None]
-    return robust_mean(matches, gain, worst_cost, cfg)
+    return robust_mean(matches, gain, rays.counts, worst_cost, cfg)
 
 
 def spread_of(

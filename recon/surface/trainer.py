@@ -195,7 +195,8 @@ class Trainer:
         if self.data.photos is None or self.patch_weight() == 0:
             return torch.zeros((), device=sdf.device)
         on = torch.nonzero(self.data.pool.label[batch.pixel_idx] == OBJECT)[:, 0]
-        rays = PatchRays(batch.view_idx[on], batch.origin[on], batch.direction[on], middle[on], sdf[on])
+        counts = batch.weight * self.photos.counts[batch.view_idx]
+        rays = PatchRays(batch.view_idx, batch.origin, batch.direction, middle, sdf, counts).take(on)
         cfg, exposure = self.cfg.patches, self.centred_gain().detach().mean(1)
         worst_cost = cfg.worst_cost_at(self.step / self.cfg.n_steps)
         return patch_loss(self.field.geometry, self.data.photos, exposure, rays, baked, worst_cost, cfg)
