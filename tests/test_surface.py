@@ -16,7 +16,7 @@ from recon.surface.fit import fit_surface
 from recon.surface.free_space import carve_looked_through, towards_best_views
 from recon.surface.hashgrid import GridLayout, encode_reference
 from recon.surface.hashgrid_cpu import encode_cpu, features_cpu
-from recon.surface.losses import opacity_loss
+from recon.surface.losses import LossConfig, Losses, opacity_loss
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
 from recon.surface.sampling import clip_to_planes, sample_rays
 from recon.surface.sampling_reference import clip_rays, proposal, sample_rays_reference
@@ -238,3 +238,11 @@ def test_a_hull_far_outside_the_prior_points_starts_blunt(tmp_path):
         notes[name] = job.notes["first_inv_s"]
     assert notes["none"] == SurfaceConfig().first_inv_s
     assert 30 <= notes["near"] < notes["none"]
+
+
+def test_smoothness_fades_as_the_levels_open():
+    nothing = dict.fromkeys(Losses.__dataclass_fields__, torch.zeros(()))
+    losses = Losses(**nothing | {"eikonal": torch.ones(()), "curvature": torch.ones(())})
+    cfg = LossConfig(eikonal=0.3, curvature=0.1, smoothness_left=0.25)
+    weights = [float(losses.total(cfg, open_share, patch_weight=1.0)) for open_share in (0.0, 0.5, 1.0)]
+    assert weights == pytest.approx([0.4, 0.4 * 0.625, 0.1])

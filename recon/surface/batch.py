@@ -13,7 +13,7 @@ from recon.surface.baked import BakedSdf, Placing
 from recon.surface.config import SurfaceConfig
 from recon.surface.engine import SampleRays
 from recon.surface.hidden import HiddenSpace
-from recon.surface.importance import RayDraw
+from recon.surface.importance import RayDraw, spread_evenly
 from recon.surface.patch_photos import PatchPhotos
 from recon.surface.pixels import PixelPool, UnitCameras
 from recon.surface.random_numbers import RandomNumbers
@@ -88,8 +88,10 @@ class Batch:
     """Points that no camera sees ..."""
     hidden_depth: Float[Tensor, " n_hidden"]
     """... and how far from any seen one they lie at least."""
+    aside_idx: Int64[Tensor, " n_aside"]
+    """Rays whose middle samples are compared with a neighbour ..."""
     step_aside: Float[Tensor, "n_aside 3"]
-    """Unit vectors: where to look for the neighbours of the first rays' middle samples."""
+    """... and where to look for it: unit vectors."""
 
 
 def draw_batch(
@@ -138,6 +140,7 @@ def draw_batch(
         free,
         unseen.points[hidden] + beside,
         unseen.depth[hidden],
+        spread_evenly(len(kept), n_aside, kept.device),
         nn.functional.normalize(aside),
     )
 

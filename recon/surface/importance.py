@@ -102,6 +102,12 @@ def density(
     return ratio
 
 
+def spread_evenly(n_rays: int, n: int, device: torch.device) -> Int64[Tensor, " n"]:
+    """At most n of a batch's rays, from all over it: they come photo by photo, and the first are the first photos'."""
+    n = min(n, n_rays)
+    return torch.arange(n, device=device) * n_rays // max(n, 1)
+
+
 class RayDraw:
     """Draws pixels tile by tile, and keeps the tiles' running errors, all where the training runs."""
 

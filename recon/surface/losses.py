@@ -29,7 +29,10 @@ class LossConfig:
     hidden: float = 0.3
     """Keeps the SDF negative in what no camera sees past the current surface, or caves grow there."""
     curvature: float = 0.0
-    """Keeps neighbouring normals alike; fades as the hash grid's levels open."""
+    """Keeps neighbouring normals alike, a cell of the finest open level apart; for noisy photos of smooth things."""
+    smoothness_left: float = 1.0
+    """Share of the Eikonal and curvature weights that is left once all levels of the hash grid are open; they fade as
+    the levels do open. Lower lets fine detail and hollows through, and noise."""
     gain: float = 0.01
     """Keeps the photos' gains near 1."""
 
@@ -48,15 +51,17 @@ class Losses:
     gain: Tensor
     patches: Tensor
 
-    def total(self, cfg: LossConfig, patch_weight: float) -> Tensor:
+    def total(self, cfg: LossConfig, open_share: float, patch_weight: float) -> Tensor:
+        """Their weighted sum when a share `open_share` of the levels that open on the way is open."""
+        smoothness = 1 + (cfg.smoothness_left - 1) * open_share
         return (
             self.colour
             + cfg.mask * self.mask
-            + cfg.eikonal * self.eikonal
+            + smoothness * cfg.eikonal * self.eikonal
             + cfg.points * self.points
             + cfg.free_space * self.free_space
             + cfg.hidden * self.hidden
-            + cfg.curvature * self.curvature
+            + smoothness * cfg.curvature * self.curvature
             + cfg.gain * self.gain
             + patch_weight * self.patches
         )

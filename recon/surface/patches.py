@@ -22,6 +22,7 @@ from torch import Tensor
 from recon.data import ObjectRegion, PosedCapture
 from recon.surface.baked import BakedSdf
 from recon.surface.baking import sphere_directions
+from recon.surface.importance import spread_evenly
 from recon.surface.patch_match import (
     NOT_COMPARED,
     Matches,
@@ -224,12 +225,6 @@ class PatchRays:
         return PatchRays(*(x[chosen] for x in vars(self).values()))
 
 
-def spread_evenly(idx: Int[Tensor, " n_all"], n: int) -> Int[Tensor, " n"]:
-    """At most n of the indices, from all over them: rays come photo by photo, so the first n are the first photos'."""
-    n = min(n, len(idx))
-    return idx[torch.arange(n, device=idx.device) * len(idx) // max(n, 1)]
-
-
 def patch_loss(
     geometry: Geometry,
     photos: PatchPhotos,
@@ -244,7 +239,8 @@ def patch_loss(
     log_gain: logarithm of the photos' exposures; worst_cost: from which a patch no longer pulls.
     """
     t, meets = first_crossing(rays.middle, rays.sdf.detach())
-    chosen = spread_evenly(torch.nonzero(meets)[:, 0], cfg.n_rays)
+    meeting = torch.nonzero(meets)[:, 0]
+    chosen = meeting[spread_evenly(len(meeting), cfg.n_rays, t.device)]
     if len(chosen) == 0:
         return torch.zeros((), device=t.device)
     t, rays = t[chosen], rays.take(chosen)

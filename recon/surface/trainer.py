@@ -49,7 +49,7 @@ class Trainer:
             eps=1e-15,  # Instant-NGP's: a row that is seldom hit has tiny gradients and must still move
             fused=True,
         )
-        self.first_inv_s = cfg.first_inv_s
+        self.first_inv_s, self.open_share = cfg.first_inv_s, 0.0
         self.unseen = HiddenSpace(torch.zeros(0, 3), torch.zeros(0), 0.0).to(self.device)
         """What no camera sees past the surface as it was baked last."""
         self.rate, self.gradient_norm = 1.0, 0.0
@@ -108,8 +108,8 @@ class Trainer:
         decay = 0.03 ** max(0.0, (done - 0.3) / 0.7)
         for group in self.optimizer.param_groups:
             group["lr"] = cfg.learning_rate * group["scale"] * warm * decay * self.rate
-        opened = cfg.first_levels + (cfg.n_levels - cfg.first_levels) * done / cfg.open_share
-        n_open = min(opened, cfg.n_levels)
+        self.open_share = min(1.0, done / cfg.open_share)
+        n_open = cfg.first_levels + (cfg.n_levels - cfg.first_levels) * self.open_share
         self.field.open_levels(n_open)
         self.scale = scale_at(n_open, self.field.layout, self.data.pixel_size, cfg.pyramid)
         if done >= cfg.trust.from_share and self.step % WEIGH_EVERY == 0:
@@ -120,13 +120,13 @@ class Trainer:
         self.schedule()
         losses = self.losses(self.draw(baker), baker.baked)
         self.optimizer.zero_grad()
-        losses.total(self.cfg.loss, self.patch_weight()).backward()
+        losses.total(self.cfg.loss, self.open_share, self.patch_weight()).backward()
         if self.gradient_norm:
             nn.utils.clip_grad_norm_(self.parameters(), self.gradient_norm)
         self.optimizer.step()
         self.step += 1
         # the patches' term is bounded, and grows with its weight: its coming in must not look like a breakdown
-        total = losses.total(self.cfg.loss, patch_weight=0.0).detach()
+        total = losses.total(self.cfg.loss, self.open_share, patch_weight=0.0).detach()
         for k, v in (losses.values() | {"total": total}).items():
             self._averages[k] = 0.95 * self._averages.get(k, v) + 0.05 * v
 
@@ -165,15 +165,15 @@ class Trainer:
             points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, self.point_reach(), cfg.loss),
             free_space=too_near.sum() / max(len(too_near), 1),
             hidden=torch.relu(sdf[k:j] + (batch.hidden_depth - HIDDEN_SLACK).clamp(min=0)).sum() / max(j - k, 1),
-            curvature=curvature(normal[:n].view(*shape, 3)[: len(aside), cfg.n_samples // 2], normal[j:]),
+            curvature=curvature(normal[:n].view(*shape, 3)[batch.aside_idx, cfg.n_samples // 2], normal[j:]),
             gain=(self.log_gain**2).mean(),
             patches=self.compare_patches(batch, middle, sdf[:n].view(shape).detach(), baked),
         )
 
     def neighbours(self, batch: Batch, middle: Float[Tensor, "n_rays n_samples"]) -> Float[Tensor, "n 3"]:
         """Points a cell of the finest open level beside some rays' middle samples, where most of the weight lies."""
-        n, k = len(batch.step_aside), self.cfg.n_samples // 2
-        at_surface = batch.origin[:n] + middle[:n, k : k + 1] * batch.direction[:n]
+        rays, k = batch.aside_idx, self.cfg.n_samples // 2
+        at_surface = batch.origin[rays] + middle[rays, k : k + 1] * batch.direction[rays]
         return at_surface + batch.step_aside * self.finest_cell()
 
     def finest_cell(self) -> float:
