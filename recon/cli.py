@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 def _dispatch(words: list[str], console: Console) -> int:
     asked = next((i for i, word in enumerate(words) if word in ("-h", "--help") or (i == 0 and word == "help")), None)
     if not words or asked is not None:
-        return _help(console, words[asked + 1 :] if asked is not None else [])
+        return _help(console, words, asked)
     if words[0] == "--version":
         console.print(__version__, highlight=False)
         return 0
@@ -62,10 +62,13 @@ def _dispatch(words: list[str], console: Console) -> int:
     return 0
 
 
-def _help(console: Console, after: list[str]) -> int:
-    from recon.help import groups, print_help
+def _help(console: Console, words: list[str], asked: int | None) -> int:
+    """`recon --help`, `recon --help GROUP` or `recon COMMAND --help`. asked: where in the words help is asked for."""
+    from recon.help import COMMANDS, groups, print_help
 
-    group = after[0] if after and "=" not in after[0] else ""
+    after = [] if asked is None else words[asked + 1 : asked + 2]
+    command = words[0] if words and words[0] in COMMANDS else ""
+    group = after[0] if after and "=" not in after[0] else command
     if not print_help(console, group):
         names = ", ".join(n for n in groups() if n)
         raise UsageError(f"There is no group of options called {group}: choose one of {names}.")

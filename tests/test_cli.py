@@ -104,7 +104,17 @@ def test_home_and_trailing_slash(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         (["capture=cup", "preset=fast"], 2, "There is no preset 'fast': choose draft, standard, fine."),
         (["capture=cup", "read.max_side=3"], 2, "did you mean read.max_side_px?"),
         (["capture=cup", "colour=red"], 2, "There is no option colour"),
-        (["capture=cup", "read.max_side_px=big"], 2, "read.max_side_px=big cannot be used"),
+        (["capture=cup", "read.max_side_px=big"], 2, "read.max_side_px=big cannot be used: it must be a whole number."),
+        (["capture=cup", "view=maybe"], 2, "it must be true or false"),
+        (["capture=cup", "surface.engine=gpu"], 2, "it must be one of auto, cpu, reference, triton, tcnn"),
+        (["capture=cup", "surface=3"], 2, "surface is a group of options"),
+        (["capture=cup", "export.longest_side_m=0,23"], 2, "write 0.23, with a point"),
+        (["capture=cup", "surface.n_steps=4,000"], 2, "write 4000, without commas"),
+        (["capture=cup", "preset=draft,fine"], 2, "`recon -m ...` tries one after another"),
+        (["-m", "capture=cup", "export.licence=(c) me"], 2, "quotes within quotes"),
+        (["captur=cup"], 2, "There is no option captur: did you mean capture?"),
+        (["capture=~nobody-here/cup"], 2, "the home folder of a user"),
+        (["doctr"], 2, "did you mean `recon doctor`?"),
         (["capture=cup", "captures=."], 2, "recon batch"),
         (["batch", "preset=draft"], 2, "recon batch captures=FOLDER"),
         (["--help", "nothing"], 2, "no group of options called nothing"),
@@ -344,6 +354,15 @@ def test_help_answers_at_once_and_names_every_option(folder: Path) -> None:
 
     assert set(option_names()) == leaves(writable_schema())
     assert [o.key for o in all_options() if not o.text] == [], "every option says what it means"
+
+
+def test_help_explains_each_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, keys in {"batch": ["captures="], "check": ["capture="], "scene": ["assets=", "out="]}.items():
+        assert main([command, "--help"]) == 0
+        said = capsys.readouterr().out
+        assert main(["--help", command]) == 0 and capsys.readouterr().out == said
+        assert said.startswith(f"recon {command}") and all(key in said for key in keys)
+    assert main(["doctor", "--help"]) == 0 and "what this machine has" in capsys.readouterr().out
 
 
 def test_presets_are_small_and_known(folder: Path) -> None:
