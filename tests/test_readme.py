@@ -22,8 +22,7 @@ HYDRA = [words for words in map(shlex.split, COMMANDS) if any("capture" in w for
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder with a capture wherever the README names one, and the tiny pipeline in the real one's place."""
-    monkeypatch.setattr("recon.pipeline.reconstruct", tiny_pipeline.reconstruct)
-    monkeypatch.setattr("recon.run.write_page", tiny_pipeline.write_page)
+    tiny_pipeline.take_the_place_of_the_real_one(monkeypatch)
     monkeypatch.setattr("recon.device.has_package", lambda module: True)  # view=true needs one that may be missing
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
