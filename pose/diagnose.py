@@ -59,8 +59,8 @@ class Trouble(Enum):
 def sentence(capture: Capture, n_placed: int, trouble: Trouble) -> str:
     """The refusal for the user."""
     n = len(capture.photos)
-    found = f"only {n_placed} of" if n_placed else "none of"
-    return f"For {capture.name}, {found} {n} photos could be placed in one common scene; {trouble.value}."
+    found = f"Only {n_placed}" if n_placed else "None"
+    return f"{found} of {n} photos could be placed in one common scene; {trouble.value}."
 
 
 def diagnose(evidence: Evidence, folded: bool = False) -> Trouble:

@@ -58,9 +58,12 @@ class PosesConfig:
 def estimate_poses(capture: Capture, cfg: PosesConfig, job: Job) -> PosedCapture:
     """Structure from motion over all photos of a capture.
 
-    Photos that find no place are left out with a reason. Raises UserError where fewer than three photos or than
-    `min_registered_share` of them find their place.
+    Photos that find no place are left out with a reason. Raises UserError where there are fewer than three photos, or
+    where fewer than three or than `min_registered_share` of them find their place.
     """
+    n = len(capture.photos)
+    if n < 3:
+        raise UserError(f"{n} photos show no shape: take 20 to 60 all around the object, in steps of about 10 degrees.")
     if cfg.given is GivenUse.ignore:
         capture = dataclasses.replace(capture, given=None)
     model, left_out, swept = _solve(capture, cfg, job)

@@ -18,12 +18,12 @@ class PairsConfig:
     """How pairs are chosen."""
 
     max_exhaustive: int = 24
-    """Up to so many photos, each is matched with every other."""
+    """Up to so many photos, each is matched with every other; 0: never."""
     n_partners: int = 18
     """Beyond that, how many of the photos that look most alike each is matched with. Raising it closes more loops and
     costs matching time in proportion."""
     n_neighbours: int = 4
-    """In a video, each frame is also matched with so many that follow it."""
+    """In a video, each frame is also matched with so many that follow it; 0: none."""
     n_coarse: int = 600
     """Largest features of each photo that the likeness is counted with."""
 

@@ -54,7 +54,8 @@ class RecoverConfig:
     feature_factor: float = 3.0
     """How many times more features than usual are sought, at as many times less contrast."""
     max_tilt: int = 2
-    """How far aside photos are looked at for features, in steps of a factor 1.4 in foreshortening; costs time."""
+    """How far aside photos are looked at for features, in steps of a factor 1.4 in foreshortening; costs time.
+    0: not at all."""
     learned: LearnedConfig = field(default_factory=LearnedConfig)
     fresh_share: float = 0.25
     """Where a larger share of the photos is lost, everything is also mapped anew after new features were found."""

@@ -17,8 +17,12 @@ from recon.config import Config
 from recon.data import write_json
 from recon.errors import UserError
 from recon.failures import explain
+from recon.options import capture_name
 from recon.progress import Display, clock
 from recon.run import Places, places_for, run_capture
+
+OpenDisplay = Callable[[Console, str], Display]
+"""What shows a run, for a console and the preset's name."""
 
 
 @dataclass(frozen=True)
@@ -35,27 +39,33 @@ class Outcome:
 
 
 def find_captures(folder: Path) -> list[Path]:
-    """Subfolders that hold photos (themselves, in `images/` or where an export keeps them) or a video, by name.
+    """Subfolders that hold photos (themselves, in `images/` or where an export keeps them) or videos, and loose videos.
 
-    Raises UserError where there is none.
+    Sorted by name. Raises UserError where there is none, or where two would share a folder of results.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: captures= names a folder whose subfolders are captures.")
-    subfolders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = [p for p in subfolders if _holds_media(p) or _holds_media(photo_folder(p))]
-    if not found and _holds_media(folder):
+    inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    media = PHOTO_SUFFIXES | VIDEO_SUFFIXES
+    found = [p for p in inside if p.is_dir() and (_holds(p, media) or _holds(photo_folder(p), media))]
+    if not found and _holds(folder, PHOTO_SUFFIXES):
         raise UserError(f"{folder} is a capture itself: use `recon capture={folder}`.")
+    found = sorted(found + [p for p in inside if p.is_file() and p.suffix.lower() in VIDEO_SUFFIXES])
     if not found:
-        raise UserError(f"No subfolder of {folder} holds photos or a video.")
+        raise UserError(f"{folder} holds no video, and no subfolder with photos or a video.")
+    by_name = {capture_name(p): p for p in reversed(found)}
+    twice = next((p for p in found if by_name[capture_name(p)] != p), None)
+    if twice is not None:
+        name = capture_name(twice)
+        raise UserError(f"{by_name[name]} and {twice} are both called {name} and would share a folder: rename one.")
     return found
 
 
-def _holds_media(folder: Path) -> bool:
-    wanted = PHOTO_SUFFIXES | VIDEO_SUFFIXES
-    return folder.is_dir() and any(p.suffix.lower() in wanted and not p.name.startswith(".") for p in folder.iterdir())
+def _holds(folder: Path, suffixes: frozenset[str]) -> bool:
+    return folder.is_dir() and any(p.suffix.lower() in suffixes for p in folder.iterdir() if p.name[0] != ".")
 
 
-def run_batch(cfg: Config, job: str, console: Console, open_display: Callable[[Console], Display]) -> list[Outcome]:
+def run_batch(cfg: Config, job: str, console: Console, open_display: OpenDisplay) -> list[Outcome]:
     """Run every capture below `cfg.captures`, then print a table; an interruption ends it with the table too.
 
     job: the job's name within a sweep, else "".
@@ -74,8 +84,8 @@ def run_batch(cfg: Config, job: str, console: Console, open_display: Callable[[C
     return outcomes
 
 
-def _run_one(cfg: Config, places: Places, console: Console, open_display: Callable[[Console], Display]) -> Outcome:
-    display = open_display(console)
+def _run_one(cfg: Config, places: Places, console: Console, open_display: OpenDisplay) -> Outcome:
+    display = open_display(console, cfg.preset)
     try:
         with display:
             report = run_capture(cfg, places, display)

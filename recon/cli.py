@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 def _dispatch(words: list[str], console: Console) -> int:
     asked = next((i for i, word in enumerate(words) if word in ("-h", "--help") or (i == 0 and word == "help")), None)
     if not words or asked is not None:
-        return _help(console, words[asked + 1 :] if asked is not None else [])
+        return _help(console, words, asked)
     if words[0] == "--version":
         console.print(__version__, highlight=False)
         return 0
@@ -58,14 +58,16 @@ def _dispatch(words: list[str], console: Console) -> int:
     from recon.options import hydra_words
 
     batch = words[0] == "batch"
-    _run_hydra(hydra_words(words[1:] if batch else words, batch))
-    return 0
+    return _run_hydra(hydra_words(words[1:] if batch else words, batch))
 
 
-def _help(console: Console, after: list[str]) -> int:
-    from recon.help import groups, print_help
+def _help(console: Console, words: list[str], asked: int | None) -> int:
+    """`recon --help`, `recon --help GROUP` or `recon COMMAND --help`. asked: where in the words help is asked for."""
+    from recon.help import COMMANDS, groups, print_help
 
-    group = after[0] if after and "=" not in after[0] else ""
+    after = [] if asked is None else words[asked + 1 : asked + 2]
+    command = words[0] if words and words[0] in COMMANDS else ""
+    group = after[0] if after and "=" not in after[0] else command
     if not print_help(console, group):
         names = ", ".join(n for n in groups() if n)
         raise UsageError(f"There is no group of options called {group}: choose one of {names}.")
@@ -116,8 +118,11 @@ def _process_words(words: list[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
-def _run_hydra(words: list[str]) -> None:
-    """Compose the options and run one job, or each job of a sweep. Raises UsageError for a wrong option."""
+def _run_hydra(words: list[str]) -> int:
+    """Compose the options and run one job, or each job of a sweep; returns 0, or the exit code of what went wrong.
+
+    Raises UsageError for a wrong option.
+    """
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
@@ -126,32 +131,47 @@ def _run_hydra(words: list[str]) -> None:
     from recon.config import writable_schema
     from recon.options import hydra_sentence
 
+    codes, this_process = [0], os.getpid()
+
+    def job(node: Any) -> None:
+        code = run_job(node)
+        codes.append(code)
+        # Hydra prints words of its own for every exception; only from another process (a launcher of jobs) must it be.
+        if code and os.getpid() != this_process:
+            raise Explained
+
     ConfigStore.instance().store(name="schema", node=writable_schema())
     with _process_words(words):
         try:
-            hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")(run_job)()
+            hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")(job)()
         except (HydraException, OmegaConfBaseException) as error:
             raise UsageError(hydra_sentence(error)) from error
+    return min((code for code in codes if code), default=0)
 
 
-def run_job(node: Any) -> None:
-    """One job with its composed options; leaves with an exception after telling the user why it failed."""
+def run_job(node: Any) -> int:
+    """One job with its composed options, which tells the user why it failed, if it does; returns the exit code."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from recon.check_options import check_options
     from recon.config import frozen
     from recon.options import job_folder
 
-    cfg, hydra_cfg = frozen(node), HydraConfig.get()
+    hydra_cfg = HydraConfig.get()
     sweep = hydra_cfg.mode == RunMode.MULTIRUN
     job = job_folder(list(hydra_cfg.overrides.task)) if sweep else ""
     console = open_console()
     if job:
         console.rule(job, align="left")
+    try:
+        cfg = frozen(node)
+        check_options(cfg)
+    except UserError as error:
+        complain(str(error))
+        return USAGE if isinstance(error, UsageError) else FAILED
     done = _run_batch(cfg, job, console) if cfg.captures else _run_single(cfg, job, console)
-    if not done:
-        # A sweep goes on with its next job; a single job ends the process without words of Hydra's own.
-        raise Explained if sweep else SystemExit(FAILED)
+    return 0 if done else FAILED
 
 
 def _run_single(cfg: Config, job: str, console: Console) -> bool:
@@ -159,7 +179,7 @@ def _run_single(cfg: Config, job: str, console: Console) -> bool:
     from recon.run import places_for, run_capture
 
     places = places_for(cfg, Path(cfg.capture), job=job)
-    display = display_on(console)
+    display = display_on(console, cfg.preset)
     try:
         with display:
             report = run_capture(cfg, places, display)

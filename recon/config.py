@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pose.estimate import PosesConfig
 from recon.capture.read import CaptureConfig
+from recon.failures import UsageError
 from recon.isolate.isolate import IsolateConfig
 from recon.mesh.extract import MeshConfig
 from recon.prior.estimate import PriorConfig
@@ -29,7 +30,7 @@ class Config:
     capture: str = ""
     """The folder of photos of one object, or a video file."""
     captures: str = ""
-    """`recon batch` only: a folder whose subfolders are captures."""
+    """`recon batch` only: a folder whose subfolders and videos are captures."""
     preset: str = "standard"
     """How much time to spend: draft, standard or fine."""
     out: str = ""
@@ -72,8 +73,11 @@ def writable_schema() -> DictConfig:
 
 
 def frozen(node: DictConfig) -> Config:
-    """The composed options as frozen dataclasses."""
-    cfg = OmegaConf.to_object(node)
+    """The composed options as frozen dataclasses. Raises UsageError for what a dataclass itself refuses."""
+    try:
+        cfg = OmegaConf.to_object(node)
+    except ValueError as error:
+        raise UsageError(f"The options cannot be used: {str(error).splitlines()[0].rstrip('.')}.") from error
     if not isinstance(cfg, Config):
         raise TypeError(f"the composed configuration is a {type(cfg).__name__}, not a Config")
     return cfg

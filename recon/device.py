@@ -76,6 +76,11 @@ def ways_to_be_faster() -> list[str]:
     return ["an NVIDIA GPU, or more cores"]
 
 
+def _optional_row(what: str, package: str, use: str) -> tuple[str, str]:
+    found = "found" if has_package(package) else f"not installed; for {use}: pip install {package}"
+    return f"{what} ({package})", found
+
+
 def describe_machine() -> list[tuple[str, str]]:
     """Rows (what, finding) for `recon doctor`, the last ones saying what will be used and what would be faster."""
     gpu, engine = gpu_name(), fastest_engine()
@@ -90,9 +95,15 @@ def describe_machine() -> list[tuple[str, str]]:
             "tiny-cuda-nn",
             "found" if has_package("tinycudann") else f"not installed; only for a GPU, see {TINYCUDANN_PAGE}",
         ),
-        ("nerfstudio", "found" if has_package("nerfstudio") else f"not installed; optional, see {NERFSTUDIO_PAGE}"),
-        ("video (av)", "found" if has_package("av") else "not installed; for videos: pip install av"),
-        ("viewer (viser)", "found" if has_package("viser") else "not installed; for view=true: pip install viser"),
+        _optional_row("video", "av", "videos"),
+        _optional_row("raw photos", "rawpy", "DNG and other raw photos"),
+        _optional_row("networks", "onnxruntime", "isolate.model and ALIKED"),
+        _optional_row("viewer", "viser", "view=true"),
+        (
+            "nerfstudio",
+            ("found" if has_package("nerfstudio") else f"not installed, see {NERFSTUDIO_PAGE}")
+            + "; only to train its models on an asset's cameras.json, nothing here uses it",
+        ),
     ]
     where = "the CPU" if gpu is None or engine == "cpu" else gpu
     rows.append(("will be used", f"the engine {engine} on {where} for the surface; the CPU for all else"))

@@ -17,16 +17,46 @@ Walk around an object with a phone, run one command, get a finished textured 3D 
   recon capture=FOLDER                  photos of one object in, assets_out/<name>/asset.glb out
   recon capture=photos/teapot preset=draft              a first look within minutes
   recon capture=teapot.mp4 out=~/models/teapot          a video in, another folder out
-  recon batch captures=photos                           every capture in a folder, one after another
+  recon batch captures=photos out=FOLDER                every capture in a folder, one after another
   recon -m capture=photos/teapot preset=draft,standard  a sweep: every combination in its own folder
   recon check capture=photos/teapot                     is the capture good enough? what is missing? (a minute)
-  recon scene scene=room.yaml           several assets placed in one GLB, as a small YAML file lists them
+  recon scene scene=room.yaml assets=FOLDER out=FOLDER  several assets placed in one GLB, as a YAML file lists them
   recon doctor                                          what this machine has and what will be used
-  recon --help surface                                  what every option of a group means
+  recon --help surface                                  what every option of a group means; also of a command:
+                                                        recon batch --help
 
 Run the same command again after an interruption: it goes on from the last finished stage. A changed option remakes
 only what depends on it.
 """
+
+COMMANDS = {
+    "batch": """\
+recon batch captures=FOLDER [out=FOLDER] [any option of recon] makes every capture in a folder, one after another.
+
+  captures=FOLDER   every subfolder with photos or videos is a capture, and so is every video that lies beside them
+  out=FOLDER        gets a folder for each capture, and batch.json; by default assets_out
+
+A capture that fails is named, with the reason, and the rest go on. `recon batch -m ...` sweeps over options.
+""",
+    "check": """\
+recon check capture=FOLDER tells within about a minute whether a capture is good enough, and what is missing.
+
+  capture=FOLDER    photos of one object, or capture=video.mp4
+
+Sharpness, exposure, overlap and directions are looked at; nothing is written.
+""",
+    "scene": """\
+recon scene scene=FILE.yaml [assets=FOLDER] [out=FOLDER] places several assets in one GLB, and in one USDZ.
+
+  scene=FILE.yaml   lists them, each with position, turn, size and copies; the README shows one
+  assets=FOLDER     where assets are looked for by their names; by default assets_out
+  out=FOLDER        where the scene goes, or out=FILE.glb; by default beside the YAML file
+""",
+    "doctor": """\
+recon doctor tells what this machine has, what will be used of it, and what would be faster. It takes no options.
+""",
+}
+"""What `recon COMMAND --help` prints."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +66,10 @@ class Option:
     key: str
     default: str
     text: str
+    kind: str
+    """int, float, str, bool, or the name of the Enum that its value is of."""
+    choices: tuple[str, ...] = ()
+    """The Enum's values."""
 
 
 @cache
@@ -94,9 +128,10 @@ def _options_of(module: str, class_name: str, prefix: str) -> list[Option]:
         if inner and not _choices(inner[1]):
             options += _options_of(inner[0], inner[1].name, f"{key}.")
             continue
-        if inner:
-            text = f"{text} One of {', '.join(_choices(inner[1]))}."
-        options.append(Option(key, _default(field.value), text.strip()))
+        choices = tuple(_choices(inner[1])) if inner else ()
+        if choices:
+            text = f"{text} One of {', '.join(choices)}."
+        options.append(Option(key, _default(field.value), text.strip(), ast.unparse(field.annotation), choices))
     return options
 
 
@@ -108,6 +143,11 @@ def all_options() -> tuple[Option, ...]:
 
 def option_names() -> list[str]:
     return [option.key for option in all_options()]
+
+
+def option_named(key: str) -> Option | None:
+    """The option with that key, or None."""
+    return next((option for option in all_options() if option.key == key), None)
 
 
 @cache
@@ -137,8 +177,11 @@ def print_group(console: Console, options: list[Option]) -> None:
 
 
 def print_help(console: Console, group: str = "") -> bool:
-    """Print the whole help, or all about one group; False where there is no such group."""
+    """Print the whole help, or all about one group or command; False where there is no such one."""
     by_group = groups()
+    if group in COMMANDS:
+        console.print(COMMANDS[group], end="", markup=False, highlight=False, soft_wrap=True)
+        return True
     if group:
         if group in by_group:
             print_group(console, by_group[group])

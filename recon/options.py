@@ -1,4 +1,4 @@
-"""The words of the command line: paths made safe for Hydra, and its errors reduced to one sentence each."""
+"""The words of the command line: texts made safe for Hydra, and its errors reduced to one sentence each."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import re
 from pathlib import Path
 
 from recon.failures import UsageError
-from recon.help import option_names, preset_names
+from recon.help import COMMANDS, Option, option_named, option_names, preset_names
 
 PATH_KEYS = ("capture", "captures", "out", "workspace")
 NEED_NO_CAPTURE = {"-c", "--cfg", "-i", "--info", "--hydra-help", "-sc", "--shell-completion"}
+VALUE_FLAGS = {"-cd", "--config-dir", "-c", "--cfg", "-p", "--package"}
+WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+"""What the value of an option of a kind must be."""
 
 
 def quoted(value: str) -> str:
@@ -22,13 +25,26 @@ def quoted(value: str) -> str:
     return f"'{value}'"
 
 
+def without_quotes(value: str) -> str:
+    """A text without the quotes around it, if it has any."""
+    return value[1:-1] if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"" else value
+
+
+def expanded(path: str) -> str:
+    """A path with the home folder in the place of `~`. Raises UsageError where there is no such user."""
+    try:
+        return str(Path(path).expanduser()) if path else path
+    except RuntimeError:
+        raise UsageError(f"{path} names the home folder of a user that this machine does not have.") from None
+
+
 def given_paths(key: str, value: str, sweep: bool) -> list[str]:
     """The paths that `key=value` names: one, or in a sweep several captures separated by commas."""
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"" and not Path(value).exists():
-        value = value[1:-1]
-    several = sweep and key == "capture" and "," in value and not Path(value).expanduser().exists()
+    if not Path(value).exists():
+        value = without_quotes(value)
+    several = sweep and key == "capture" and "," in value and not Path(expanded(value)).exists()
     parts = [p.strip() for p in value.split(",")] if several else [value]
-    return [str(Path(p).expanduser()) if p else p for p in parts]
+    return [expanded(p) for p in parts]
 
 
 def split_word(word: str) -> tuple[str, str]:
@@ -40,7 +56,8 @@ def split_word(word: str) -> tuple[str, str]:
 def hydra_words(words: list[str], batch: bool) -> list[str]:
     """What Hydra gets for the words of `recon` or `recon batch`.
 
-    Raises UsageError where no capture is named, or where a sweep would put two captures into one folder.
+    Raises UsageError for an unknown option, where no capture is named, or where a sweep would put two captures into one
+    folder.
     """
     sweep = "-m" in words or "--multirun" in words
     paths: dict[str, list[str]] = {}
@@ -51,14 +68,75 @@ def hydra_words(words: list[str], batch: bool) -> list[str]:
             paths[key] = given_paths(key, value, sweep)
             passed.append(f"{key}=" + ",".join(quoted(p) for p in paths[key]))
             continue
-        follows_flag = position > 0 and words[position - 1] in {"-cd", "--config-dir", "-c", "--cfg", "-p", "--package"}
+        follows_flag = position > 0 and words[position - 1] in VALUE_FLAGS
         if not key and not word.startswith(("-", "~")) and not follows_flag:
-            hint = f"capture={word}" if Path(word).expanduser().exists() else "capture=FOLDER preset=draft"
-            raise UsageError(f"'{word}' is not of the form key=value: did you mean `recon {hint}`?")
-        passed.append(word)
+            raise UsageError(_no_option(word, first=position == 0 and not batch))
+        passed.append(f"{key}={_hydra_value(key, value, sweep)}" if _is_ours(key) else word)
     if not NEED_NO_CAPTURE & set(words):
         _require_capture(paths, batch)
     return passed + _sweep_words(paths) if sweep else passed
+
+
+def _no_option(word: str, first: bool) -> str:
+    """What to say of a word that is no `key=value`. first: it stands where a command would."""
+    near = difflib.get_close_matches(word, COMMANDS, n=1) if first else []
+    if Path(word).exists():
+        return f"'{word}' is not of the form key=value: did you mean `recon capture={word}`?"
+    if near:
+        return f"There is no command {word}: did you mean `recon {near[0]}`?"
+    return f"'{word}' is not of the form key=value: did you mean `recon capture=FOLDER preset=draft`?"
+
+
+def _is_ours(key: str) -> bool:
+    """Whether a word's key means an option of ours, not Hydra's: a flag, hydra.*, +key, ~key or group@package."""
+    return bool(key) and not key.startswith(("-", "+", "~", "hydra")) and not re.search("[@/]", key)
+
+
+def _hydra_value(key: str, value: str, sweep: bool) -> str:
+    """An option's value as Hydra reads it. Raises UsageError for an unknown key and for commas in a number.
+
+    A text is taken as it stands, commas and all, but in a sweep, where Hydra's own rules hold.
+    """
+    option = option_named(key)
+    if option is None:
+        if value.startswith("{") and _group_example(key):
+            return value  # Hydra sets several options of a group so
+        raise UsageError(unknown_option(key))
+    is_text = option.kind == "str" and key != "preset"  # a preset is a file's name
+    home = value == "~" or value.startswith("~/")
+    if is_text and not sweep:
+        value = without_quotes(value)
+        return quoted(expanded(value) if home else value)
+    if is_text and home and "," not in value:
+        return quoted(expanded(value))
+    if not sweep and "," in value and not value.startswith(("[", "'", '"')):
+        raise UsageError(_with_comma(option, value))
+    return value
+
+
+def _with_comma(option: Option, value: str) -> str:
+    word = f"{option.key}={value}"
+    if option.kind == "float" and re.fullmatch(r"-?\d*,\d+", value):
+        return f"{word} cannot be used: write {value.replace(',', '.')}, with a point."
+    if option.kind == "int" and re.fullmatch(r"\d{1,3}(,\d{3})+", value):
+        return f"{word} cannot be used: write {value.replace(',', '')}, without commas."
+    return f"{word} names several values: `recon -m ...` tries one after another."
+
+
+def _group_example(key: str) -> str:
+    """The first option of a group, also of one within a group; empty where there is no such group."""
+    return next((name for name in option_names() if name.startswith(f"{key}.")), "")
+
+
+def unknown_option(key: str) -> str:
+    """What to say of a key that is no option: the nearest one, or that it is a group."""
+    example = _group_example(key)
+    if example:
+        help_group = key.split(".")[0]
+        return f"{key} is a group of options, such as {example}: `recon --help {help_group}` lists them."
+    near = difflib.get_close_matches(key, option_names(), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "`recon --help` lists all of them."
+    return f"There is no option {key}: {hint}"
 
 
 def sole_capture(words: list[str]) -> Path:
@@ -142,15 +220,20 @@ def hydra_sentence(error: BaseException) -> str:
         return f"There is no preset '{preset[1]}': choose {', '.join(preset_names())}."
     key = re.search(r"Could not override '([^']+)'", text)
     if key and "not in" in text:
-        near = difflib.get_close_matches(key[1], option_names(), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "`recon --help` lists all of them."
-        return f"There is no option {key[1]}: {hint}"
+        return unknown_option(key[1])
     group = re.search(r"No match in the defaults list|Could not find '([^']+)'", text)
     if group and group[1]:
         return f"Hydra has nothing called {group[1]} here: `recon --help` lists the options."
     merging = re.search(r"Error merging override (.+)", text)
     word = getattr(error, "override", None) or (merging and merging[1])
     reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    if word:
-        return f"{word} cannot be used: {reason[:1].lower()}{reason[1:]}."
-    return f"The command line cannot be used: {reason[:1].lower()}{reason[1:]}."
+    reason = f"{reason[:1].lower()}{reason[1:]}"
+    if not word:
+        return f"The command line cannot be used: {reason}."
+    option = option_named(split_word(word)[0])
+    if option is not None and option.kind == "str":
+        return f"{word} cannot be used: in a sweep put such a text in quotes within quotes, {option.key}=\"'...'\"."
+    if option is not None:
+        wanted = WANTED.get(option.kind) or f"one of {', '.join(option.choices)}"
+        return f"{word} cannot be used: it must be {wanted}."
+    return f"{word} cannot be used: {reason}."

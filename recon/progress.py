@@ -12,19 +12,21 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 TYPICAL_SECONDS = {
-    "read_capture": 10.0,
-    "estimate_poses": 90.0,
-    "isolate_object": 60.0,
-    "estimate_prior": 150.0,
-    "fit_surface": 330.0,
-    "extract_mesh": 25.0,
-    "unwrap": 20.0,
-    "bake_texture": 60.0,
+    "read_capture": 4.0,
+    "estimate_poses": 45.0,
+    "isolate_object": 25.0,
+    "estimate_prior": 58.0,
+    "fit_surface": 289.0,
+    "extract_mesh": 10.0,
+    "unwrap": 10.0,
+    "bake_texture": 25.0,
     "bake_materials": 8.0,
-    "export": 15.0,
-    "report": 8.0,
+    "export": 12.0,
+    "report": 12.0,
 }
-"""Wall seconds of each stage for 48 photos on two CPU cores, in pipeline order; only their proportions matter."""
+"""Wall seconds of each stage of preset=standard for 48 photos on two CPU cores, in pipeline order."""
+PRESET_PACE = {"draft": 0.46, "fine": 3.0}
+"""Time of a whole run in other presets, as a multiple of standard's."""
 
 LABELS = {
     "read_capture": "reading photos",
@@ -57,6 +59,8 @@ class TimeLeft:
     """Estimates the time left from typical stage durations, scaled by the pace measured so far."""
 
     now: Callable[[], float] = time.perf_counter
+    first_pace: float = 1.0
+    """The pace that is taken for likely before any is measured."""
     measured_s: float = 0.0
     typical_s: float = 0.0
     """Typical seconds of the stages that were really run (not reused) so far."""
@@ -83,7 +87,7 @@ class TimeLeft:
 
     def pace(self) -> float:
         """Real seconds for each typical second."""
-        return (self.measured_s + PRIOR_SECONDS) / (self.typical_s + PRIOR_SECONDS)
+        return (self.measured_s + PRIOR_SECONDS * self.first_pace) / (self.typical_s + PRIOR_SECONDS)
 
     def seconds_left(self) -> float:
         """Estimated seconds until the last stage ends."""
@@ -127,9 +131,15 @@ class Display(Protocol):
 class PlainLines:
     """One line when a stage starts and ends, and one about every 20 s in between: for logs and pipes."""
 
-    def __init__(self, console: Console, every_s: float = 20.0, now: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        console: Console,
+        preset: str = "standard",
+        every_s: float = 20.0,
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.console, self.every_s, self.now = console, every_s, now
-        self.time_left, self.current = TimeLeft(now), ""
+        self.time_left, self.current = TimeLeft(now, PRESET_PACE.get(preset, 1.0)), ""
         self._last_line = now()
 
     def __enter__(self) -> PlainLines:
@@ -167,8 +177,9 @@ class PlainLines:
 class Bars:
     """Two bars on a terminal: the whole run with its time left, and the current stage."""
 
-    def __init__(self, console: Console) -> None:
-        self.console, self.time_left, self.current = console, TimeLeft(), ""
+    def __init__(self, console: Console, preset: str = "standard") -> None:
+        time_left = TimeLeft(first_pace=PRESET_PACE.get(preset, 1.0))
+        self.console, self.time_left, self.current = console, time_left, ""
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -218,6 +229,7 @@ class Bars:
         self._bars.console.print(f"  warning: {sentence}", style="yellow", markup=False, highlight=False)
 
 
-def display_on(console: Console) -> Display:
+def display_on(console: Console, preset: str) -> Display:
     """Bars where somebody watches a terminal, plain lines where the output goes to a file or a pipe."""
-    return Bars(console) if console.is_terminal and not console.is_dumb_terminal else PlainLines(console)
+    watched = console.is_terminal and not console.is_dumb_terminal
+    return Bars(console, preset) if watched else PlainLines(console, preset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ from filelock import FileLock, Timeout
 
 from recon.config import Config
 from recon.data import read_json, write_json
-from recon.device import require_viewer
 from recon.errors import UserError
-from recon.failures import LOG_NAME, explain
+from recon.failures import LOG_NAME, explain, sentence_for
 from recon.options import capture_name
 from recon.report.page import PAGE_NAME, Made, write_page
 from recon.report.write import build_report, place_key
@@ -78,8 +77,8 @@ def check_places(places: Places) -> None:
 
 @contextmanager
 def sole_writer(out: Path) -> Iterator[None]:
-    """Hold the lock of an out folder; UserError if another process has it."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Hold the lock of an out folder; UserError if another process has it. A folder that stays empty is removed."""
+    make_folder(out, "out")
     lock = FileLock(out / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -88,7 +87,21 @@ def sole_writer(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if [path.name for path in out.iterdir()] == [".lock"]:
+            with suppress(OSError):  # some systems remove no file that is open
+                (out / ".lock").unlink()
+                out.rmdir()
         lock.release()
+
+
+def make_folder(folder: Path, key: str) -> None:
+    """Make the folder that the option `key` names; an OSError that has no sentence of its own becomes a UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if sentence_for(error) is not None:
+            raise
+        raise UserError(f"{folder} cannot be made ({error.strerror or error}): set another {key}=FOLDER.") from error
 
 
 def replace_file(source: Path, target: Path) -> None:
@@ -149,15 +162,13 @@ def publish_page(made: Made, report: dict[str, Any], reporter: Reporter) -> None
 def run_capture(cfg: Config, places: Places, reporter: Reporter) -> dict[str, Any]:
     """Reconstruct one capture and return its report; `places.out` then holds asset.glb, report.html, report.json, ...
 
-    Raises UserError for what the user can mend; anything else is a defect.
+    cfg: options that `check_options` accepted. Raises UserError for what the user can mend; anything else is a defect.
     """
     check_places(places)
-    if cfg.view:
-        require_viewer()
-    cfg.prior.files()  # missing weights end the job here, not after its first stages
     from recon.pipeline import reconstruct
 
     with sole_writer(places.out):
+        make_folder(places.workspace, "workspace")
         workspace = Workspace(places.workspace, reporter, cfg.view)
         results = reconstruct(places.source, cfg, workspace)
         stats = {

@@ -29,6 +29,7 @@ import numpy as np
 from pose.estimate import PosesConfig, estimate_poses
 from recon.capture.read import CaptureConfig, read_capture
 from recon.cli import main as recon
+from recon.errors import UserError
 from recon.evaluate import preprocess, variants
 from recon.evaluate.score import read_views, score_asset
 from recon.isolate.isolate import IsolateConfig, isolate_object
@@ -134,10 +135,16 @@ def main(words: list[str]) -> None:
         raise SystemExit(__doc__)
     rows, columns = TABLES[words[0]]
     scenes = [Path(word) for word in words[1:] if "=" not in word]
+    missing = next((scene for scene in scenes if not scene.exists()), None)
+    if missing is not None:
+        raise SystemExit(f"There is no capture {missing}.")
     print("| capture | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
     for scene in scenes:
-        for row in rows(scene, [word for word in words[1:] if "=" in word]):
-            print(f"| {scene.name} | " + " | ".join(row) + " |", flush=True)
+        try:
+            for row in rows(scene, [word for word in words[1:] if "=" in word]):
+                print(f"| {scene.name} | " + " | ".join(row) + " |", flush=True)
+        except UserError as error:
+            raise SystemExit(f"{scene}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -103,6 +103,15 @@ def test_the_cloud_score_knows_wrong_and_missing_points():
     assert score_cloud(np.zeros((0, 3)), centres, OWL).completeness == 0
 
 
+def test_a_capture_that_is_not_there_is_told(surface):
+    import benchmark
+
+    with pytest.raises(SystemExit, match="There is no capture gone"):
+        benchmark.main(["preprocess", "gone"])
+    for name in ("benchmark", "benchmark_prior", "benchmark_texture"):
+        sys.modules.pop(name)
+
+
 def test_a_method_without_weights_does_not_end_the_priors_table(surface, monkeypatch, tmp_path):
     monkeypatch.setattr("recon.prior.network.config.SHIPPED", tmp_path / "weights.npz")
     import benchmark_prior

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny_pipeline
 from filelock import FileLock
-from tiny_pipeline import make_capture
+from tiny_pipeline import make_capture, report_in
 
 from recon.cli import main
 
@@ -23,15 +23,10 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test runs in its own empty current folder, with the tiny pipeline in the real one's place."""
-    monkeypatch.setattr("recon.pipeline.reconstruct", tiny_pipeline.reconstruct)
-    monkeypatch.setattr("recon.run.write_page", tiny_pipeline.write_page)
+    tiny_pipeline.take_the_place_of_the_real_one(monkeypatch)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def report_in(out: Path) -> dict:
-    return json.loads((out / "report.json").read_text(encoding="utf-8"))
 
 
 def test_one_command_leaves_an_asset(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,39 +91,6 @@ def test_home_and_trailing_slash(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
-    [
-        (["preset=draft"], 2, "recon capture=FOLDER"),
-        (["capture="], 2, "recon capture=FOLDER"),
-        (["cup"], 2, "did you mean `recon capture=cup`?"),
-        (["capture=cup", "preset=fast"], 2, "There is no preset 'fast': choose draft, standard, fine."),
-        (["capture=cup", "read.max_side=3"], 2, "did you mean read.max_side_px?"),
-        (["capture=cup", "colour=red"], 2, "There is no option colour"),
-        (["capture=cup", "read.max_side_px=big"], 2, "read.max_side_px=big cannot be used"),
-        (["capture=cup", "captures=."], 2, "recon batch"),
-        (["batch", "preset=draft"], 2, "recon batch captures=FOLDER"),
-        (["--help", "nothing"], 2, "no group of options called nothing"),
-        (["capture=gone"], 1, "There is no folder or video"),
-        (["capture=cup", "out=cup/result"], 1, "inside the capture itself"),
-        (["capture=cup", "out=file/result"], 1, "is a file"),
-        (["capture=empty"], 1, "There is no photo in"),
-        (["batch", "captures=gone"], 1, "There is no folder"),
-        (["batch", "captures=cup"], 1, "is a capture itself"),
-        (["batch", "captures=empty"], 1, "No subfolder"),
-    ],
-)
-def test_mistakes_get_one_clear_sentence(
-    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, says: str
-) -> None:
-    make_capture(folder / "cup")
-    (folder / "empty").mkdir()
-    (folder / "file").write_text("")
-    assert main(words) == code
-    errors = capsys.readouterr().err.strip()
-    assert says in errors and len(errors.splitlines()) == 1 and "Traceback" not in errors
-
-
-@pytest.mark.parametrize(
     ("trouble", "code", "says"),
     [
         ("user", 1, "take at least twelve"),
@@ -180,6 +142,14 @@ def test_an_out_folder_that_cannot_be_written(
     assert len(errors.splitlines()) == 1
 
 
+def test_a_refused_capture_leaves_no_empty_folder(folder: Path) -> None:
+    make_capture(folder / "cup", "user", "two")
+    assert main(["capture=cup", "out=o"]) == 1 and not (folder / "o").exists()
+    (folder / "o").mkdir()
+    (folder / "o" / "mine.txt").touch()
+    assert main(["capture=cup", "out=o"]) == 1 and (folder / "o" / "mine.txt").exists()
+
+
 def test_one_out_folder_has_one_writer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_capture(folder / "cup")
     (folder / "o").mkdir()
@@ -225,39 +195,6 @@ def test_a_sweep_below_a_given_folder_and_over_captures(folder: Path, capsys: py
     assert "There is no folder or video" in capsys.readouterr().err
 
 
-def test_a_batch_goes_on_after_a_failure(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_capture(folder / "all" / "a")
-    make_capture(folder / "all" / "b", "one", "two", "user")
-    make_capture(folder / "all" / "c", "one", "two", "defect")
-    make_capture(folder / "all" / "d" / "images")
-    (folder / "all" / "notes").mkdir()
-    assert main(["batch", "captures=all", "preset=draft"]) == 1
-    said = capsys.readouterr().out
-    assert "take at least twelve" in said and said.count("done") >= 2 and "notes" not in said
-    assert (folder / "assets_out" / "d" / "asset.glb").exists()
-    assert (folder / "assets_out" / "c" / "error.log").exists()
-    rows = json.loads((folder / "assets_out" / "batch.json").read_text())
-    assert [(r["name"], r["state"]) for r in rows] == [
-        ("a", "done"),
-        ("b", "failed"),
-        ("c", "failed"),
-        ("d", "done"),
-    ]
-    for name in ("b/user", "c/defect"):
-        (folder / "all" / f"{name}.jpg").unlink()
-    assert main(["batch", "captures=all", "preset=draft"]) == 0
-    assert all(s["reused"] for s in report_in(folder / "assets_out" / "a")["stages"].values())
-
-
-def test_a_stopped_batch_shows_its_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_capture(folder / "all" / "a")
-    make_capture(folder / "all" / "b", "one", "two", "stop")
-    make_capture(folder / "all" / "c")
-    assert main(["batch", "captures=all"]) == 130
-    captured = capsys.readouterr()
-    assert captured.out.count("not finished") == 2 and "Run the same command again" in captured.err
-
-
 def test_a_page_that_fails_costs_no_asset(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,12 +214,6 @@ def test_a_page_that_fails_costs_no_asset(
     assert "There is no report.html" in report["warnings"][-1] and "report.html" not in report["files"]
     assert (out / "asset.glb").exists() and not (out / "report.html").exists(), "no page of an earlier run is left"
     assert "ValueError: a picture is odd" in (out / "error.log").read_text(encoding="utf-8")
-
-
-def test_a_batch_can_be_swept(folder: Path) -> None:
-    make_capture(folder / "all" / "a")
-    assert main(["batch", "-m", "captures=all", "preset=draft,fine", "out=o"]) == 0
-    assert (folder / "o" / "a" / "sweep" / "preset=fine" / "asset.glb").exists()
 
 
 SLOW_MAIN = """
@@ -346,6 +277,15 @@ def test_help_answers_at_once_and_names_every_option(folder: Path) -> None:
     assert [o.key for o in all_options() if not o.text] == [], "every option says what it means"
 
 
+def test_help_explains_each_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, keys in {"batch": ["captures="], "check": ["capture="], "scene": ["assets=", "out="]}.items():
+        assert main([command, "--help"]) == 0
+        said = capsys.readouterr().out
+        assert main(["--help", command]) == 0 and capsys.readouterr().out == said
+        assert said.startswith(f"recon {command}") and all(key in said for key in keys)
+    assert main(["doctor", "--help"]) == 0 and "what this machine has" in capsys.readouterr().out
+
+
 def test_presets_are_small_and_known(folder: Path) -> None:
     from recon.help import preset_names
 
@@ -361,4 +301,5 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
     assert "torch" in said and "tiny-cuda-nn" in said and "will be used" in said
+    assert all(name in said for name in ("(rawpy)", "(onnxruntime)", "(av)", "cameras.json"))
     assert main(["--version"]) == 0

@@ -64,7 +64,7 @@ def asset(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Asset:
 
 @pytest.fixture(scope="module")
 def model(asset: Asset) -> Placed:
-    return placed_asset(asset, ASSET_FROM_WORLD, ImageFormat.png, 90, roughness=0.6)
+    return placed_asset(asset, ASSET_FROM_WORLD, ImageFormat.png, 90)
 
 
 def sewn(uv_mesh: UvMesh) -> tuple[np.ndarray, np.ndarray]:

@@ -113,7 +113,7 @@ def test_hints_lead_to_the_object_and_wrong_ones_are_sentences(
     away = posed.views[4].project(aim.focus_world[None])[0][0] - (100, 75)
     assert np.abs(away).max() < 1e-6
     with pytest.raises(
-        UserError, match=r"isolate.point=v99:0.5,0.5 names no photo .* PHOTO:x,y with a photo such as v00"
+        UserError, match=r"isolate.point=v99:0.5,0.5 names no photo that was used; name one such as v00"
     ):
         aim_at(posed, frames, "v99:0.5,0.5", "")
     with pytest.raises(UserError, match="needs 2 numbers from 0 to 1"):

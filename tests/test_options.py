@@ -43,6 +43,24 @@ def test_words_for_hydra(folder: Path) -> None:
     assert hydra_words(["capture=a", "preset=draft"], batch=False) == ["capture='a'", "preset=draft"]
 
 
+@pytest.mark.parametrize("text", [*NAMES, "IMG_0003:0.4,0.55", "CC BY 4.0 (me), ~2026", "https://a.org//b"])
+def test_texts_are_taken_as_they_stand(text: str, folder: Path) -> None:
+    word = hydra_words([f"export.licence={text}", "capture=a"], batch=False)[0]
+    assert word == f"export.licence={quoted(text)}"
+
+
+def test_values_are_made_safe_by_their_kind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    words = ["isolate.model=~/a b.onnx", "export.licence='CC0'", "surface.n_steps=3", "hydra.verbose=true", "+a=1,2"]
+    assert hydra_words([*words, "capture=a"], batch=False)[:-1] == [
+        "isolate.model='/home/me/a b.onnx'",
+        "export.licence='CC0'",
+        *words[2:],
+    ]
+    sweep = hydra_words(["-m", "export.licence=CC0,CC-BY", "isolate.model=~/a.onnx", "capture=a"], batch=False)
+    assert sweep[1:3] == ["export.licence=CC0,CC-BY", "isolate.model='/home/me/a.onnx'"]
+
+
 def test_names_of_captures_and_jobs(folder: Path) -> None:
     (folder / "cup" / "Images").mkdir(parents=True)
     (folder / "film.take2.mp4").touch()

@@ -16,7 +16,7 @@ from pose.orient import OrientConfig, focus_point, orient
 from pose.pairs import PairsConfig, choose_pairs, likeness
 from pose.undistort import pinhole_inside, sampling_maps
 from recon.capture.read import CaptureConfig, read_capture
-from recon.data import PosedCapture
+from recon.data import Capture, Photo, PosedCapture
 from recon.errors import UserError
 from recon.stage import Job
 from recon.transforms import Rigid, umeyama
@@ -106,6 +106,12 @@ def test_photos_of_nothing_in_common(tmp_path: Path) -> None:
     capture = read_capture(source, CaptureConfig(), Job("read_capture", first))
     with pytest.raises(UserError, match="of 4 photos could be placed"):
         estimate_poses(capture, PosesConfig(), Job("estimate_poses", second))
+
+
+def test_two_photos_are_refused_unseen(tmp_path: Path) -> None:
+    photos = tuple(Photo(n, n, 4, 3, None, "lens", 1.0, 0.0) for n in ("a", "b"))
+    with pytest.raises(UserError, match="2 photos show no shape"):
+        estimate_poses(Capture(tmp_path, "pair", photos, ()), PosesConfig(), Job("estimate_poses", tmp_path))
 
 
 # ------------------------------------------------------------------------------------------------ world frame

@@ -255,5 +255,5 @@ def test_what_matches_but_fits_nowhere_has_moved(box: Evidence) -> None:
     assert diagnose(box, folded=True) is Trouble.alike
     assert diagnose(box) is Trouble.moving  # well joined photos can only fail together if something moved
     text = sentence(box.capture, 2, Trouble.moving)
-    assert text.startswith("For box, only 2 of 16 photos could be placed") and "may move between the photos" in text
+    assert text.startswith("Only 2 of 16 photos could be placed") and "may move between the photos" in text
     assert read_matches(box.database)

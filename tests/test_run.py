@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from recon.failures import explain, sentence_for
-from recon.progress import PlainLines, TimeLeft, clock
+from recon.progress import PRESET_PACE, PlainLines, TimeLeft, clock
 from recon.report.write import jsonable
 from recon.run import publish
 
@@ -60,6 +60,11 @@ def test_time_left_learns_the_pace() -> None:
     assert left.seconds_left() < before, "half of the stage took a minute: another minute remains of it"
     assert 0.1 < left.share_done() < 0.6
     assert clock(5) == "0:05" and clock(3723) == "1:02:03"
+
+
+def test_the_first_estimate_goes_by_the_preset() -> None:
+    standard, draft = (TimeLeft(first_pace=PRESET_PACE.get(name, 1.0)).seconds_left() for name in ("standard", "draft"))
+    assert 470 < standard < 550 and 210 < draft < 250
 
 
 def test_plain_lines_come_about_every_twenty_seconds() -> None:

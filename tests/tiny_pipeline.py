@@ -6,12 +6,14 @@ A capture that holds `user.jpg`, `defect.jpg`, `full.jpg`, `denied.jpg` or `stop
 from __future__ import annotations
 
 import errno
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from recon.camera import Pinhole, View
@@ -117,9 +119,19 @@ def write_page(path: Path, made: Any, report: Any) -> None:
     path.write_text(made.capture.name)
 
 
+def take_the_place_of_the_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command line run this pipeline, and draw this page."""
+    monkeypatch.setattr("recon.pipeline.reconstruct", reconstruct)
+    monkeypatch.setattr("recon.run.write_page", write_page)
+
+
 def make_capture(folder: Path, *names: str) -> Path:
     """A folder of photos that differ from those of any other folder."""
     folder.mkdir(parents=True)
     for name in names or ("one", "two", "three"):
         (folder / f"{name}.jpg").write_bytes(f"{folder.name} {name}".encode())
     return folder
+
+
+def report_in(out: Path) -> dict[str, Any]:
+    return json.loads((out / "report.json").read_text(encoding="utf-8"))

@@ -40,8 +40,6 @@ class ExportConfig:
     """How the texture is embedded: jpeg (small) or png (lossless, several times larger)."""
     jpeg_quality: int = 92
     """1..95; raising it keeps finer texture and makes the asset larger."""
-    roughness: float = 0.6
-    """The material's roughness, 0 a mirror, 1 chalk, where no map tells it; photos do not, so it is a choice."""
     lod1_triangles: int = 15_000
     """Triangles of asset_lod1.glb at most, for objects seen from some way off; 0: no such file."""
     lod1_texture_px: int = 1024
@@ -171,7 +169,7 @@ def write_models(
     """Write every model asked for, yielding each one's path as soon as it is there."""
 
     def ready(lod: Asset) -> Placed:
-        return placed_asset(lod, asset_from_world, cfg.image_format, cfg.jpeg_quality, cfg.roughness)
+        return placed_asset(lod, asset_from_world, cfg.image_format, cfg.jpeg_quality)
 
     full = ready(asset)
     yield write_glb(folder / "asset.glb", full, provenance)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Shaped
 
 from recon import __version__
-from texturing.placed import Placed
+from texturing.placed import PLAIN_ROUGHNESS, Placed
 
 LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP_TO_EDGE = 9729, 9987, 33071
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
@@ -76,7 +76,7 @@ def write_glb(path: Path, model: Placed, provenance: dict[str, Any]) -> Path:
     mime = f"image/{model.maps.image_format.value}"
     primitive = {"attributes": attributes, "indices": indices, "material": 0}
     tree = _tree("object", primitive, provenance) | {
-        "materials": [_material({name: k for k, name in enumerate(images)}, model.roughness)],
+        "materials": [_material({name: k for k, name in enumerate(images)})],
         "textures": [{"sampler": 0, "source": k, "name": name} for k, name in enumerate(images)],
         "images": [
             {"name": name, "mimeType": mime, "bufferView": buffer.add_view(image)} for name, image in images.items()
@@ -115,13 +115,13 @@ def _tree(name: str, primitive: dict[str, Any], provenance: dict[str, Any]) -> d
     }
 
 
-def _material(texture_idx: dict[str, int], roughness: float) -> dict[str, Any]:
+def _material(texture_idx: dict[str, int]) -> dict[str, Any]:
     """A metallic-roughness material from those maps that there are."""
     surface: dict[str, Any] = {"baseColorTexture": {"index": texture_idx["base_colour"]}}
     material: dict[str, Any] = {"name": "photographed", "pbrMetallicRoughness": surface}
     packed = texture_idx.get("occlusion_roughness_metallic")
     if packed is None:
-        surface |= {"metallicFactor": 0.0, "roughnessFactor": float(roughness)}
+        surface |= {"metallicFactor": 0.0, "roughnessFactor": PLAIN_ROUGHNESS}
     else:
         surface["metallicRoughnessTexture"] = {"index": packed}
         material["occlusionTexture"] = {"index": packed}

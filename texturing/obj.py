@@ -12,7 +12,7 @@ from PIL import Image
 
 from recon import __version__
 from texturing.images import ImageFormat, encode
-from texturing.placed import Placed
+from texturing.placed import PLAIN_ROUGHNESS, Placed
 
 HEADER = f"# recon {__version__}; +Y up\n"
 
@@ -48,7 +48,7 @@ def _material(path: Path, model: Placed, jpeg_quality: int) -> str:
     if maps.normal is not None:
         lines.append(f"norm {_laid_beside(path, 'normal', maps.normal, maps.image_format)}")
     if maps.occlusion_roughness_metallic is None:
-        lines += [f"Pr {model.roughness:g}", "Pm 0"]
+        lines += [f"Pr {PLAIN_ROUGHNESS:g}", "Pm 0"]
     else:
         # MTL has no packed maps: each factor is a grey image of its own.
         with Image.open(io.BytesIO(maps.occlusion_roughness_metallic)) as image:

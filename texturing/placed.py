@@ -13,6 +13,9 @@ from texturing.images import EncodedMaps, ImageFormat, encode_maps
 from texturing.normal_map import mikk_tangents
 from texturing.normals import vertex_normals
 
+PLAIN_ROUGHNESS = 0.6
+"""Of a material whose maps do not tell it, 0 a mirror, 1 chalk; every asset of the pipeline has such a map."""
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -25,13 +28,9 @@ class Placed:
     tangents: Float64[np.ndarray, "n_vertices 4"] | None
     """Of the frame that the normal map is in, with the bitangent's sign; None without such a map."""
     maps: EncodedMaps
-    roughness: float
-    """The whole material's, where the maps do not tell it."""
 
 
-def placed_asset(
-    asset: Asset, asset_from_world: Similarity, image_format: ImageFormat, jpeg_quality: int, roughness: float
-) -> Placed:
+def placed_asset(asset: Asset, asset_from_world: Similarity, image_format: ImageFormat, jpeg_quality: int) -> Placed:
     """Move an asset into its own frame and encode its maps."""
     vertices = asset_from_world.apply(asset.uv_mesh.vertices_world)
     normals = vertex_normals(asset.uv_mesh, vertices)
@@ -39,4 +38,4 @@ def placed_asset(
     if asset.normal_map is not None:
         tangents = mikk_tangents(replace(asset.uv_mesh, vertices_world=vertices), normals)
     maps = encode_maps(asset, image_format, jpeg_quality)
-    return Placed(asset.uv_mesh, vertices, normals, tangents, maps, roughness)
+    return Placed(asset.uv_mesh, vertices, normals, tangents, maps)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from texturing.placed import Placed
+from texturing.placed import PLAIN_ROUGHNESS, Placed
 
 MAX_TRIANGLES = 100_000
 """What AR Quick Look draws smoothly on every phone that has it."""
@@ -48,7 +48,7 @@ def _write_layer(path: Path, model: Placed, textures: dict[str, str], provenance
     Usd.ModelAPI(root.GetPrim()).SetKind(Kind.Tokens.component)
     stage.SetDefaultPrim(root.GetPrim())
     mesh = _define_mesh(stage, model)
-    material = _define_material(stage, textures, model.roughness)
+    material = _define_material(stage, textures)
     UsdShade.MaterialBindingAPI.Apply(mesh.GetPrim()).Bind(material)
     stage.GetRootLayer().customLayerData = provenance
     stage.GetRootLayer().Save()
@@ -71,7 +71,7 @@ def _define_mesh(stage: Any, model: Placed) -> Any:
     return mesh
 
 
-def _define_material(stage: Any, textures: dict[str, str], roughness: float) -> Any:
+def _define_material(stage: Any, textures: dict[str, str]) -> Any:
     """UsdPreviewSurface fed by those maps that there are."""
     from pxr import Sdf, UsdShade
 
@@ -107,7 +107,7 @@ def _define_material(stage: Any, textures: dict[str, str], roughness: float) -> 
             packed = channel("occlusion_roughness_metallic", of, types.Float, "raw")
             surface.CreateInput(name, types.Float).ConnectToSource(packed)
     else:
-        surface.CreateInput("roughness", types.Float).Set(float(roughness))
+        surface.CreateInput("roughness", types.Float).Set(PLAIN_ROUGHNESS)
         surface.CreateInput("metallic", types.Float).Set(0.0)
     return material
 

@@ -52,28 +52,37 @@ def aim_at(posed: PosedCapture, frames: Sequence[Frame], point: str, box: str) -
     window = None
     focus = posed.focus_world
     if box:
-        view, (x0, y0, x1, y1) = parse_hint("isolate.box", box, posed, 4)
-        if not (x0 < x1 and y0 < y1):
-            raise UserError(f"isolate.box={box} is empty: give its left, top, right and bottom edge in that order.")
+        name, (x0, y0, x1, y1) = parse_box(box)
+        view = view_named("isolate.box", box, name, posed)
         h, w = frames[view].shape()
         inside = np.zeros((h, w), np.float32)
         inside[round(y0 * h) : round(y1 * h), round(x0 * w) : round(x1 * w)] = 1
         window = Window(frames[view], inside)
         focus = point_seen(posed, view, (x0 + x1) / 2, (y0 + y1) / 2)
     if point:
-        view, (x, y) = parse_hint("isolate.point", point, posed, 2)
-        focus = point_seen(posed, view, x, y)
+        name, (x, y) = parse_point(point)
+        focus = point_seen(posed, view_named("isolate.point", point, name, posed), x, y)
     return Aim(focus, 1.0 if point or box else 0.1, window)
 
 
-def parse_hint(option: str, text: str, posed: PosedCapture, n_numbers: int) -> tuple[int, list[float]]:
-    """`PHOTO:x,y,...` as a view's number and shares of its width and height."""
+def parse_point(text: str) -> tuple[str, list[float]]:
+    """`PHOTO:x,y` as a photo's name and shares of its width and height. Raises UserError for anything else."""
+    return _parse_hint("isolate.point", text, "PHOTO:x,y")
+
+
+def parse_box(text: str) -> tuple[str, list[float]]:
+    """`PHOTO:left,top,right,bottom` as a photo's name and such shares. Raises UserError for anything else."""
+    name, numbers = _parse_hint("isolate.box", text, "PHOTO:left,top,right,bottom")
+    if not (numbers[0] < numbers[2] and numbers[1] < numbers[3]):
+        raise UserError(f"isolate.box={text} is empty: give its left, top, right and bottom edge in that order.")
+    return name, numbers
+
+
+def _parse_hint(option: str, text: str, form: str) -> tuple[str, list[float]]:
     name, _, tail = text.rpartition(":")
-    names = [v.name for v in posed.views]
-    stem = name if name in names else name.rsplit(".", 1)[0]
-    if stem not in names:
-        form = "PHOTO:x,y" if n_numbers == 2 else "PHOTO:left,top,right,bottom"
-        raise UserError(f"{option}={text} names no photo that was used; write {form} with a photo such as {names[0]}.")
+    n_numbers = form.count(",") + 1
+    if not name:
+        raise UserError(f"{option}={text} names no photo: write {form}, in shares of its width and height.")
     try:
         numbers = [float(part) for part in tail.split(",")]
     except ValueError:
@@ -83,7 +92,16 @@ def parse_hint(option: str, text: str, posed: PosedCapture, n_numbers: int) -> t
             f"{option}={text} needs {n_numbers} numbers from 0 to 1 after the photo's name: shares of its width and "
             "height, counted from the top left corner."
         )
-    return names.index(stem), numbers
+    return name, numbers
+
+
+def view_named(option: str, text: str, name: str, posed: PosedCapture) -> int:
+    """The number of the view whose photo has that name, with or without extension. Raises UserError without one."""
+    names = [v.name for v in posed.views]
+    stem = name if name in names else name.rsplit(".", 1)[0]
+    if stem not in names:
+        raise UserError(f"{option}={text} names no photo that was used; name one such as {names[0]}.")
+    return names.index(stem)
 
 
 def point_seen(posed: PosedCapture, view_idx: int, x: float, y: float) -> Float64[np.ndarray, "3"]:

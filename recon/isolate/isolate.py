@@ -16,7 +16,7 @@ from PIL import Image
 from recon.camera import View
 from recon.data import ObjectRegion, PosedCapture, read_mask
 from recon.errors import UserError
-from recon.isolate.aim import Aim, aim_at
+from recon.isolate.aim import Aim, aim_at, parse_box, parse_point
 from recon.isolate.carve import main_bodies
 from recon.isolate.classify import features
 from recon.isolate.consensus import Body, agree, carved, regrid
@@ -26,7 +26,7 @@ from recon.isolate.cues import far_cues, plane_cue, unknown
 from recon.isolate.frames import Frame, in_threads, load_frames
 from recon.isolate.region import agreement, region_of, with_base
 from recon.isolate.seed import evidence, evidence_of_turning, mean_evidence, point_spots, search_grid
-from recon.isolate.segmenter import PromptedNetwork, SalientNetwork, files_read
+from recon.isolate.segmenter import PromptedNetwork, SalientNetwork, files_read, require_runtime
 from recon.isolate.sharpen import LOOSE_SHARE, at_size, common_solids, sharpen
 from recon.isolate.volume import silhouette
 from recon.stage import Job, stage
@@ -80,6 +80,16 @@ class IsolateConfig:
     def files(self) -> tuple[Path, ...]:
         """Files whose contents the result depends on."""
         return files_read(self.model) if self.model else ()
+
+    def check(self) -> None:
+        """Raise UserError for a hint that is not of its form, and for a network that could not be run."""
+        if self.point:
+            parse_point(self.point)
+        if self.box:
+            parse_box(self.box)
+        if self.model:
+            files_read(self.model)
+            require_runtime(self.model)
 
 
 @stage(result=ObjectRegion, version=2)

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from recon.device import has_package
 from recon.errors import UserError
 
 ENCODER, DECODER = ".encoder.onnx", ".decoder.onnx"
@@ -171,12 +172,17 @@ def load_network(model: str) -> SalientNetwork | PromptedNetwork:
     return SalientNetwork(paths[0], sessions[0], colours)
 
 
+def require_runtime(model: str) -> None:
+    """Raise UserError where the package that runs networks is missing."""
+    if not has_package("onnxruntime"):
+        raise UserError(f"isolate.model={model} needs one more package: pip install 'onnxruntime'")
+
+
 def open_session(path: Path) -> Any:
     """A network ready to run; raises UserError where onnxruntime is missing or cannot read the file."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError(f"isolate.model={path} needs one more package: pip install 'onnxruntime'") from error
+    require_runtime(str(path))
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings about how it was exported help no user
     try:

@@ -24,7 +24,7 @@ class FuseConfig:
     n_points: int = 120_000
     """Upper bound on points. Raising it keeps finer detail and costs memory later on."""
     edge_px: int = 1
-    """Working pixels taken off the mask's rim, where windows saw background. Raising it loses thin parts."""
+    """Working pixels taken off the mask's rim, where windows saw background. Raising it loses thin parts. 0: none."""
     outlier_sigma: float = 3.0
     """A point is dropped if its neighbours are this many standard deviations farther away than is usual."""
 

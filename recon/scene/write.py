@@ -75,10 +75,13 @@ def make_scene(scene: Path, assets: Path, path: Path) -> SceneReport:
         joined.add(copy.source)
         joined.place(copy.source, copy.name, copy.node)
     content = joined.to_bytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_bytes(content)
-    fresh.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(content)
+        fresh.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): set another out=.") from error
     usdz, no_usdz = _usdz(path, copies)
     corners = np.concatenate([_moved_box(copy) for copy in copies])
     return SceneReport(
