@@ -1,14 +1,12 @@
 """What is wrong with the options themselves, found before any work begins instead of after its first stages.
 
-A number may be negative only where its default is. A count or a size (by its name) may be 0 only where its default is,
-or where its help says what 0 means. A stage's config may have two methods of its own: `check()` raises UserError for
-options that contradict each other or this machine, `files()` gives the files it will read.
+A number may be negative only where its default is. A stage's config may have two methods of its own: `check()` raises
+UserError for options that contradict each other or this machine, `files()` gives the files it will read.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import reduce
@@ -19,10 +17,6 @@ from recon.device import require_viewer
 from recon.errors import UserError
 from recon.failures import UsageError
 from recon.help import all_options
-
-COUNT_OR_SIZE = re.compile(r"^(n|max)_|_(px|triangles|resolution|voxels|cells)$")
-ZERO = re.compile(r"(?<![\w.,])0(?![\d%]|[.,]\d|\.\.)")
-"""A 0 that stands alone in a help text."""
 
 
 def check_options(cfg: Config) -> None:
@@ -58,12 +52,7 @@ def _check_ranges(cfg: Config) -> None:
             continue
         path = option.key.split(".")
         value, default = (reduce(getattr, path, c) for c in (cfg, usual))
-        wanted = ""
         if not math.isfinite(value):
-            wanted = "a finite number"
-        elif value < 0 <= default:
-            wanted = "no less than 0"
-        elif value == 0 < default and option.kind == "int" and COUNT_OR_SIZE.search(path[-1]):
-            wanted = "" if ZERO.search(option.text) else "at least 1"
-        if wanted:
-            raise UsageError(f"{option.key}={value:g} cannot be used: it must be {wanted}.")
+            raise UsageError(f"{option.key}={value} cannot be used: it must be a finite number.")
+        if value < 0 <= default:
+            raise UsageError(f"{option.key}={value:g} cannot be used: it must not be negative.")
