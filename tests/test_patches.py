@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from striped_sphere import RADIUS, sphere_bake, sphere_cloud, sphere_scene
 
 from recon.surface import patches
@@ -21,7 +22,7 @@ from recon.surface.patch_match import (
     visible_sources_reference,
 )
 from recon.surface.patch_match_cpu import match_cpu, visible_sources
-from recon.surface.patch_photos import Pyramid, choose_neighbours, halve
+from recon.surface.patch_photos import N_LEVELS, Pyramid, build_pyramid, choose_neighbours, halve
 from recon.surface.patches import (
     PatchConfig,
     PatchRays,
@@ -294,6 +295,21 @@ def test_flat_patches_and_borders_of_masks():
     half = halve(grey)
     assert half.shape == (32, 32)
     assert (half[:, :20] == 100).all() and (half[:, 20:] == 0).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 20), (20, 1)])
+def test_positions_beside_the_last_photo_s_coarsest_level_are_outside(tmp_path, height, width):
+    """Its cut is one pixel, a row or a column: there is no neighbour to the right or below."""
+    posed, region = sphere_scene(tmp_path, n_views=2)
+    mask = np.zeros((72, 72), np.uint8)
+    mask[40 : 40 + height, 40 : 40 + width] = 255
+    Image.fromarray(mask).save(tmp_path / "masks" / "v1.png")
+    pyramid, _ = build_pyramid(posed, region, 1000)
+    last, level = torch.ones(3, dtype=torch.long), torch.full((3,), N_LEVELS - 1)
+    assert 1 in pyramid.size[1, -1].tolist()
+    at = pyramid.corner[1, -1] + torch.tensor([[-5.0, -5.0], [0.5, 0.5], [90.0, 90.0]])
+    _, on = sample_level(pyramid, last, level, at)
+    assert not on.any()
 
 
 def test_partners_look_from_useful_angles(scene):
