@@ -21,6 +21,8 @@ SHARED = {
     ("recon.batch", "recon.capture.find"),
     ("recon.batch", "recon.capture.given"),
     ("recon.cli", "recon.scene.write"),
+    ("recon.cli", "recon.surface.engine"),
+    ("recon.cli", "recon.surface.field"),
     ("recon.evaluate.variants", "pose.features"),
     ("recon.evaluate.preprocess", "recon.isolate.box"),
     ("recon.prior.training.paint", "pose.learned.training.textures"),
@@ -36,10 +38,10 @@ SHARED = {
     ("recon.report.pictures", "texturing.render"),
 }
 """A mesh is read off a surface field; a batch looks for captures by the file types that the first stage reads; the
-command line makes scenes, which are no stage; the judges of poses and of boxes go by the rules of the stages that they
-judge; what the prior's network learns from is rendered with the parts that make synthetic captures and the textures of
-the learned features; the report draws the asset as the preview does, says what `recon check` and the mesh stage can
-see, and names stages as the progress bars do."""
+command line makes scenes, which are no stage, and `recon doctor` tries the surface's engines as a fit does; the judges
+of poses and of boxes go by the rules of the stages that they judge; what the prior's network learns from is rendered
+with the parts that make synthetic captures and the textures of the learned features; the report draws the asset as the
+preview does, says what `recon check` and the mesh stage can see, and names stages as the progress bars do."""
 LATE_ONLY = {"pycolmap", "pymeshlab", "av", "rawpy", "nerfstudio", "onnxruntime", "tinycudann", "viser", "pxr"}
 """Slow to import or optional: allowed inside the functions that need them, never at the top of a module."""
 

@@ -19,7 +19,7 @@ from recon.surface.batch import Data
 from recon.surface.checkpoint import load_checkpoint, save_checkpoint
 from recon.surface.config import SurfaceConfig
 from recon.surface.corrections import Corrections
-from recon.surface.engine import device_for, resolve
+from recon.surface.engine import choose, device_for
 from recon.surface.find_patches import find_patches
 from recon.surface.hidden import find_hidden
 from recon.surface.pace import steps_to_skip
@@ -38,7 +38,7 @@ def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
     """Train the SDF and colour field; resumes from `checkpoint.pt` in the job's folder."""
-    engine = resolve(cfg.engine)
+    engine = choose(cfg.engine, cfg.field_config().layout(), job.warn)
     device = device_for(engine)
     unit_from_world = unit_from_region(region)
     baker = Baker(region, unit_from_world, cfg.bake_resolution, device)
