@@ -6,6 +6,8 @@ RECON_REQUIRE_CUDA=1 demands a device.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -77,7 +79,10 @@ def test_points_beside_the_unit_cube_meet_the_same_rows():
 def field_pair(engine: Engine) -> tuple[Field, Field]:
     """A field of the engine and the reference's on the CPU, with the same parameters by way of a checkpoint."""
     torch.manual_seed(2)
-    fields = Field(SMALL_FIELD, engine, Precision.single), Field(SMALL_FIELD, Engine.reference).to("cpu")
+    fields = (
+        Field(SMALL_FIELD, engine, Precision.single),
+        Field(SMALL_FIELD, Engine.reference, Precision.single).to("cpu"),
+    )
     with torch.no_grad():
         fields[0].table.uniform_(-0.1, 0.1)
     fields[1].load_state_dict(fields[0].state_dict())
@@ -101,15 +106,18 @@ def test_field_matches_the_reference_from_one_checkpoint(engine):
         assert_close(results[0][name].detach().cpu(), value.detach(), 10 * TOLERANCE[engine], name)
 
 
-def test_half_precision_changes_colours_by_less_than_two_levels():
+@pytest.mark.parametrize("split", [False, True])
+def test_half_precision_changes_colours_by_less_than_two_levels(split):
     torch.manual_seed(3)
-    field = Field(SMALL_FIELD, Engine.cpu, Precision.single)
+    field = Field(replace(SMALL_FIELD, split_colour=split), Engine.cpu, Precision.single)
     x, normal = torch.rand(500, 3), torch.nn.functional.normalize(torch.randn(500, 3), dim=1)
     geometry = torch.randn(500, 15)
     single = field.radiance(x, normal, normal, geometry)
     field.in_half = True
     half = field.radiance(x, normal, normal, geometry)
+    half.sum().backward()
     assert half.dtype == torch.float32
+    assert all(p.grad.dtype == torch.float32 and p.grad.abs().max() > 0 for p in field.colour.parameters())
     # bfloat16 keeps 8 bits; three layers of a network as it is at the start lose less than two of 255 levels
     assert 0 < (half - single).abs().max() < 2 / 255
 
@@ -144,7 +152,7 @@ def trainer_of(engine: Engine, posed, region, seed: int = 0):
     return Trainer(cfg, engine, data, len(posed.views)), baker, (near, hull)
 
 
-def test_a_checkpoint_of_one_engine_serves_another(tmp_path):
+def test_a_checkpoint_of_one_engine_serves_another(no_gpu, tmp_path):
     posed, region = sphere_scene(tmp_path / "scene")
     first, baker, start = trainer_of(Engine.cpu, posed, region)
     first.warm_start(*start, n_steps=20, n_points=500)
