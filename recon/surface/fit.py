@@ -38,6 +38,41 @@ def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
     """Train the SDF and colour field; resumes from `checkpoint.pt` in the job's folder."""
+    fit, start = open_fit(posed, region, prior, cfg, job)
+    trainer, unit_from_world, corrections = fit.trainer, fit.where[1], fit.corrections
+    checkpoint = job.folder / "checkpoint.pt"
+    state, why_anew = load_checkpoint(checkpoint)
+    if why_anew:
+        job.warn(why_anew)
+    if state is None:
+        trainer.warm_start(*start)
+    else:
+        fit.restore(state)
+        job.notes["resumed_at_step"] = trainer.step
+    fit.watch.keep(trainer)
+    with viewing(posed, prior, unit_from_world, cfg.view, job) as viewer:
+        train(fit, viewer, checkpoint, job)
+    job.notes["steps_skipped"] = fit.n_skipped
+    checkpoint.unlink(missing_ok=True)
+    job.notes |= corrections.notes()
+    report(trainer, [view.name for view in posed.views], job)
+    return SurfaceField(
+        unit_from_world,
+        asdict(cfg.field_config()),
+        trainer.field.arrays(),
+        math.log(trainer.inv_s()),
+        np.exp(trainer.centred_gain().detach().cpu().double().numpy()),
+        corrections.views(),
+        {k: round(v, 5) for k, v in trainer.averages.items()} | {"n_steps": cfg.n_steps},
+    )
+
+
+def open_fit(
+    posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
+) -> tuple[Fit, tuple[np.ndarray, np.ndarray]]:
+    """All that a training needs, before its first step; and where to start: points (n, 3) in the unit cube with their
+    distances (n,), float32, for `Trainer.warm_start`.
+    """
     engine = choose(cfg.engine, cfg.field_config().layout(), job.warn)
     device = device_for(engine)
     unit_from_world = unit_from_region(region)
@@ -58,31 +93,7 @@ def fit_surface(
     job.notes["first_inv_s"] = round(trainer.first_inv_s, 1)
     corrections = Corrections(cfg.cameras, posed, unit_from_world)
     fit = Fit(trainer, baker, Watch(cfg.watch), corrections, (region, unit_from_world))
-    checkpoint = job.folder / "checkpoint.pt"
-    state, why_anew = load_checkpoint(checkpoint)
-    if why_anew:
-        job.warn(why_anew)
-    if state is None:
-        trainer.warm_start(near, carved + np.float32(cfg.start_inside * cell))
-    else:
-        fit.restore(state)
-        job.notes["resumed_at_step"] = trainer.step
-    fit.watch.keep(trainer)
-    with viewing(posed, prior, unit_from_world, cfg.view, job) as viewer:
-        train(fit, viewer, checkpoint, job)
-    job.notes["steps_skipped"] = fit.n_skipped
-    checkpoint.unlink(missing_ok=True)
-    job.notes |= corrections.notes()
-    report(trainer, [view.name for view in posed.views], job)
-    return SurfaceField(
-        unit_from_world,
-        asdict(cfg.field_config()),
-        trainer.field.arrays(),
-        math.log(trainer.inv_s()),
-        np.exp(trainer.centred_gain().detach().cpu().double().numpy()),
-        corrections.views(),
-        {k: round(v, 5) for k, v in trainer.averages.items()} | {"n_steps": cfg.n_steps},
-    )
+    return fit, (near, carved + np.float32(cfg.start_inside * cell))
 
 
 def report(trainer: Trainer, names: list[str], job: Job) -> None:
