@@ -76,9 +76,17 @@ def _help(console: Console, words: list[str], asked: int | None) -> int:
 
 def _doctor(console: Console) -> int:
     from recon.device import describe_machine
+    from recon.surface.engine import Engine, choose
+    from recon.surface.field import FieldConfig
 
+    faults: list[str] = []
+    try:
+        engine = choose(Engine.auto, FieldConfig().layout(), faults.append).name
+    except UserError as error:  # what is missing is what is asked for
+        engine = Engine.cpu.name
+        faults.append(str(error))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for what, finding in describe_machine():
+    for what, finding in describe_machine(engine, faults):
         table.add_row(f"[bold]{what}[/]", finding.replace("[", r"\["))
     console.print(table)
     return 0

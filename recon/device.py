@@ -54,16 +54,14 @@ def require_viewer() -> None:
         raise UserError("view=true needs the package viser: `pip install viser`, or leave view=true away.")
 
 
-def fastest_engine() -> str:
-    """The surface's engine that is likely the fastest here, by its name in `recon/surface/engine.py`.
+def engines_here() -> list[str]:
+    """The surface's engines whose packages are here, by their names in `recon/surface/engine.py`, likely fastest first.
 
-    tiny-cuda-nn before Triton is a belief: the two have not been timed against each other.
+    Whether they work is found by trying; the last, `cpu`, always does. tiny-cuda-nn before Triton is a belief: the two
+    have not been timed against each other.
     """
-    if gpu_name() is None:
-        return "cpu"
-    if has_package("tinycudann"):
-        return "tcnn"
-    return "triton" if has_package("triton") else "cpu"
+    packages = {"tcnn": "tinycudann", "triton": "triton"} if gpu_name() is not None else {}
+    return [*(engine for engine, package in packages.items() if has_package(package)), "cpu"]
 
 
 def ways_to_be_faster() -> list[str]:
@@ -81,9 +79,12 @@ def _optional_row(what: str, package: str, use: str) -> tuple[str, str]:
     return f"{what} ({package})", found
 
 
-def describe_machine() -> list[tuple[str, str]]:
-    """Rows (what, finding) for `recon doctor`, the last ones saying what will be used and what would be faster."""
-    gpu, engine = gpu_name(), fastest_engine()
+def describe_machine(engine: str, faults: list[str]) -> list[tuple[str, str]]:
+    """Rows (what, finding) for `recon doctor`, the last ones saying what will be used and what would be faster.
+
+    engine: the surface's that was chosen by trying; faults: sentences about those that do not work.
+    """
+    gpu = gpu_name()
     rows = [("python", f"{platform.python_version()} on {platform.platform(terse=True)}")]
     rows += [(name, package_version(name) or "missing") for name in ("torch", "numba", "pycolmap", "pymeshlab")]
     rows += [
@@ -107,4 +108,5 @@ def describe_machine() -> list[tuple[str, str]]:
     ]
     where = "the CPU" if gpu is None or engine == "cpu" else gpu
     rows.append(("will be used", f"the engine {engine} on {where} for the surface; the CPU for all else"))
+    rows += [("does not work", fault) for fault in faults]
     return [*rows, ("to be faster", "; ".join(ways_to_be_faster()) or "nothing is missing")]

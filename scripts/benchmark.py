@@ -6,6 +6,7 @@
     python scripts/benchmark.py prior PATH/TO/mustard [prior.method=sweep]            # the cloud of each method
     python scripts/benchmark.py surface PATH/TO/mustard preset=draft                  # the fit; cameras estimated
     python scripts/benchmark.py ablation PATH/TO/mustard surface.n_steps=1500         # each technique taken away
+    python scripts/benchmark.py profile PATH/TO/mustard surface.engine=triton         # where a step's time goes
     python scripts/benchmark.py texture PATH/TO/mustard noise=0,1,2                   # texture on the true shape
     python scripts/benchmark.py growth PATH/TO/many photos=24,96 megapixels=0.5,2     # more and larger photos, a plot
 
@@ -22,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import benchmark_prior as prior
+import benchmark_profile as profile
 import benchmark_surface as surface
 import benchmark_texture as texture
 import numpy as np
@@ -125,6 +127,7 @@ TABLES = {
     "prior": (prior.prior_rows, prior.PRIOR),
     "surface": (surface.surface_rows, surface.SURFACE),
     "ablation": (surface.ablation_rows, surface.SURFACE),
+    "profile": (profile.profile_rows, profile.PROFILE),
     "texture": (texture.texture_rows, texture.TEXTURE),
     "growth": (surface.growth_rows, surface.GROWTH),
 }

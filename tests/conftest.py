@@ -47,3 +47,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder that is empty."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The surface as on a machine without a GPU, whatever this one has: where the CPU's values are compared."""
+    for module in ("recon.device", "recon.surface.engine"):
+        monkeypatch.setattr(f"{module}.gpu_name", lambda: None)

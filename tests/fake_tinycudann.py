@@ -11,6 +11,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+HALF = False
+"""Whether the network rounds where the real one does, so that gradients can vanish or overflow as there."""
+
+
+class _Enter(torch.autograd.Function):
+    """A network's input or parameters become float16, their gradient comes out of it and out of the loss's scale."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, loss_scale: float) -> Tensor:
+        ctx.loss_scale = loss_scale
+        return x.half().float()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return (grads[0].half() / ctx.loss_scale).float(), None
+
+
+class _Leave(torch.autograd.Function):
+    """Outputs are float16, and so is their gradient when the loss's scale meets it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, loss_scale: float) -> Tensor:
+        ctx.loss_scale = loss_scale
+        return x.half()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        assert grads[0].dtype == torch.float16
+        return (grads[0] * ctx.loss_scale).float(), None
+
 
 class Encoding(nn.Module):
     """`Grid` of type `Hash`, linear; differentiable twice, in the input as well."""
@@ -58,12 +88,19 @@ class Network(nn.Module):
         n_in, n_out = (-(-n // 16) * 16 for n in (n_input_dims, n_output_dims))
         self.shapes = [(width, n_in), *[(width, width)] * (config["n_hidden_layers"] - 1), (n_out, width)]
         self.params = nn.Parameter(torch.zeros(sum(a * b for a, b in self.shapes)))
+        self.loss_scale = 128.0
 
     def forward(self, x: Tensor) -> Tensor:
+        if not HALF:
+            return self._forward(x, self.params)
+        x, params = (_Enter.apply(a, self.loss_scale) for a in (x, self.params))
+        return _Leave.apply(self._forward(x, params), self.loss_scale)
+
+    def _forward(self, x: Tensor, params: Tensor) -> Tensor:
         x = nn.functional.pad(x, (0, self.shapes[0][1] - x.shape[1]), value=1.0)
         first = 0
         for i, (rows, columns) in enumerate(self.shapes):
-            x = x @ self.params[first : first + rows * columns].view(rows, columns).T
+            x = x @ params[first : first + rows * columns].view(rows, columns).T
             first += rows * columns
             x = torch.relu(x) if i < len(self.shapes) - 1 else x
         return x[:, : self.n_out]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import trimesh
 from PIL import Image
+from striped_sphere import SMALL, sphere_cloud, sphere_scene
 
 from recon.evaluate.cloud import score_cloud
 from recon.evaluate.score import read_views, score_geometry
@@ -24,7 +26,8 @@ def surface(monkeypatch: pytest.MonkeyPatch):
     import benchmark_surface
 
     yield benchmark_surface
-    sys.modules.pop("benchmark_surface")
+    for name in [name for name in sys.modules if name.split("_")[0] == "benchmark"]:
+        sys.modules.pop(name)
 
 
 def test_every_ablation_is_an_option_that_changes_something(surface):
@@ -68,6 +71,32 @@ def test_a_row_has_a_cell_for_every_column(surface):
     for judged in (score, {}):
         row = surface.surface_row("everything", surface.Run(48, 47, seconds, peak, judged))
         assert len(row) == len(surface.SURFACE) and row[1] == "47 / 48" and row[-1] == "2500"
+
+
+class GivenResults:
+    """A workspace whose stages were all made before."""
+
+    results: ClassVar[list[object]] = []
+
+    def __init__(self, root: Path) -> None:
+        self.left = list(self.results)
+
+    def run(self, stage, *inputs, cfg):
+        return self.left.pop(0)
+
+
+def test_the_profile_of_a_step_is_a_table(surface, monkeypatch, tmp_path, capsys):
+    import benchmark
+
+    monkeypatch.setattr(GivenResults, "results", [None, *sphere_scene(tmp_path, n_views=6), sphere_cloud(300)])
+    monkeypatch.setattr(benchmark.profile, "Workspace", GivenResults)
+    small = [f"surface.{k}={v}" for k, v in SMALL.items()]
+    benchmark.main(["profile", str(tmp_path), "surface.n_steps=8", "surface.engine=cpu", *small])
+    head, _, row = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines())
+    found = dict(zip(head, row, strict=True))
+    shares = [found[k] for k in ("encode", "MLP", "sampling", "patches", "optimiser", "baking", "rest")]
+    assert found["engine"] == "cpu" and found["colour"] == "single" and all(x.endswith(" %") for x in shares)
+    assert float(found["ms a step"]) > 0 and float(found["memory GB/s"]) > 0 and found["patches"] != "0 %"
 
 
 def test_the_geometry_score_knows_the_truth_and_a_shifted_copy():

@@ -6,6 +6,9 @@ RECON_REQUIRE_CUDA=1 demands a device.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -29,7 +32,7 @@ from recon.surface.engine import Engine, Precision, device_for, open_grid
 from recon.surface.field import Field
 from recon.surface.fit import fit_surface
 from recon.surface.hashgrid import ReferenceGrid
-from recon.surface.profile import encode_traffic, step_profile
+from recon.surface.profile import copy_rate, encode_traffic, patch_seconds, step_profile
 from recon.surface.sampling import sample_rays
 from recon.surface.sampling_reference import sample_rays_reference
 
@@ -77,7 +80,8 @@ def test_points_beside_the_unit_cube_meet_the_same_rows():
 def field_pair(engine: Engine) -> tuple[Field, Field]:
     """A field of the engine and the reference's on the CPU, with the same parameters by way of a checkpoint."""
     torch.manual_seed(2)
-    fields = Field(SMALL_FIELD, engine, Precision.single), Field(SMALL_FIELD, Engine.reference).to("cpu")
+    fields = Field(SMALL_FIELD, engine, Precision.single), Field(SMALL_FIELD, Engine.cpu, Precision.single)
+    fields[1].grid = ReferenceGrid(fields[1].layout)  # as Engine.reference, which takes a GPU where there is one
     with torch.no_grad():
         fields[0].table.uniform_(-0.1, 0.1)
     fields[1].load_state_dict(fields[0].state_dict())
@@ -101,15 +105,18 @@ def test_field_matches_the_reference_from_one_checkpoint(engine):
         assert_close(results[0][name].detach().cpu(), value.detach(), 10 * TOLERANCE[engine], name)
 
 
-def test_half_precision_changes_colours_by_less_than_two_levels():
+@pytest.mark.parametrize("split", [False, True])
+def test_half_precision_changes_colours_by_less_than_two_levels(split):
     torch.manual_seed(3)
-    field = Field(SMALL_FIELD, Engine.cpu, Precision.single)
+    field = Field(replace(SMALL_FIELD, split_colour=split), Engine.cpu, Precision.single)
     x, normal = torch.rand(500, 3), torch.nn.functional.normalize(torch.randn(500, 3), dim=1)
     geometry = torch.randn(500, 15)
     single = field.radiance(x, normal, normal, geometry)
     field.in_half = True
     half = field.radiance(x, normal, normal, geometry)
+    half.sum().backward()
     assert half.dtype == torch.float32
+    assert all(p.grad.dtype == torch.float32 and p.grad.abs().max() > 0 for p in field.colour.parameters())
     # bfloat16 keeps 8 bits; three layers of a network as it is at the start lose less than two of 255 levels
     assert 0 < (half - single).abs().max() < 2 / 255
 
@@ -144,7 +151,7 @@ def trainer_of(engine: Engine, posed, region, seed: int = 0):
     return Trainer(cfg, engine, data, len(posed.views)), baker, (near, hull)
 
 
-def test_a_checkpoint_of_one_engine_serves_another(tmp_path):
+def test_a_checkpoint_of_one_engine_serves_another(no_gpu, tmp_path):
     posed, region = sphere_scene(tmp_path / "scene")
     first, baker, start = trainer_of(Engine.cpu, posed, region)
     first.warm_start(*start, n_steps=20, n_points=500)
@@ -164,18 +171,51 @@ def test_a_checkpoint_of_one_engine_serves_another(tmp_path):
         assert second.averages[name] == pytest.approx(value, rel=0.02, abs=1e-5)
 
 
-def test_a_step_s_parts_add_up(tmp_path):
+def test_every_part_s_time_turns_up_in_its_own_share(tmp_path, monkeypatch):
+    """On a clock that only the slowed parts move."""
     posed, region = sphere_scene(tmp_path / "scene", n_views=4)
-    trainer, baker, _ = trainer_of(Engine.cpu, posed, region)
+    trainer, baker, start = trainer_of(Engine.cpu, posed, region)
+    trainer.warm_start(*start, n_steps=50, n_points=500)
+    baker.refresh(trainer.field, None)
+    trainer.step = 45  # of 50: patches have weight
     trainer.schedule()
-    profile = step_profile(trainer, baker, n=3)
-    assert sum(profile.shares().values()) == pytest.approx(1)
-    parts = (profile.sampling, profile.encode, profile.networks, profile.optimiser, profile.baking)
-    assert min(parts) > 0 and max(parts) < profile.step * 1.5  # other processes may disturb so short a time
+    now = [0.0]
+
+    def slow(owner: object, name: str, seconds: float) -> None:
+        work = getattr(owner, name)
+
+        def slowed(*args):
+            now[0] += seconds
+            return work(*args)
+
+        monkeypatch.setattr(owner, name, slowed)
+
+    def read() -> float:
+        now[0] += 1e-6
+        return now[0]
+
+    monkeypatch.setattr("recon.surface.profile.time", SimpleNamespace(perf_counter=read))
+    slow(trainer, "draw", 0.2)
+    slow(trainer, "compare_patches", 0.3)
+    slow(trainer, "compare", 0.11)  # with the photos
+    slow(trainer.optimizer, "step", 0.4)
+    slow(trainer.field.grid, "encode", 0.05)
+    slow(trainer.field, "radiance", 0.07)
+    slow(baker, "refresh", 1.0)
+    profile = step_profile(trainer, baker, n=1)
+    wanted = {"encode": 0.05, "networks": 0.07, "sampling": 0.2, "patches": 0.35, "optimiser": 0.4, "baking": 1 / 50}
+    wanted["rest"] = 0.11
+    found = profile.shares()
+    assert found.keys() == wanted.keys()
+    assert {k: v * profile.step for k, v in found.items()} == pytest.approx(wanted, abs=1e-4)
+    assert profile.step == pytest.approx(sum(wanted.values()), abs=1e-4)
+    monkeypatch.undo()
     trainer.field.open_levels(4)
     # 64 + 2 * 32 + 2 * 64 bytes each, and the point itself twice
     assert encode_traffic(trainer.field, 10) == 10 * (24 + 4 * (64 + 2 * 32 + 2 * 64))
-    assert profile.copy_bytes_per_s > 1e8
+    assert copy_rate(torch.device("cpu")) > 1e8
+    trainer.step = 0
+    assert patch_seconds(trainer, trainer.draw(baker), baker, 1) == 0
 
 
 @pytest.mark.parametrize("wanted", [Engine.reference, Engine.triton, Engine.tcnn], ids=lambda e: e.name)

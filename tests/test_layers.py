@@ -22,6 +22,8 @@ SHARED = {
     ("recon.batch", "recon.capture.given"),
     ("recon.check_options", "recon.surface.engine"),
     ("recon.cli", "recon.scene.write"),
+    ("recon.cli", "recon.surface.engine"),
+    ("recon.cli", "recon.surface.field"),
     ("recon.evaluate.variants", "pose.features"),
     ("recon.evaluate.preprocess", "recon.isolate.box"),
     ("recon.prior.training.paint", "pose.learned.training.textures"),
@@ -37,11 +39,11 @@ SHARED = {
     ("recon.report.pictures", "texturing.render"),
 }
 """A mesh is read off a surface field; a batch looks for captures by the file types that the first stage reads; before
-a run it is asked whether the surface's engine can be had; the command line makes scenes, which are no stage; the
-judges of poses and of boxes go by the rules of the stages that they judge; what the prior's network learns from is
-rendered with the parts that make synthetic captures and the textures of the learned features; the report draws the
-asset as the preview does, says what `recon check` and the mesh stage can see, and names stages as the progress bars
-do."""
+a run it is asked whether the surface's engine can be had, and `recon doctor` tries the engines as a fit does; the
+command line makes scenes, which are no stage; the judges of poses and of boxes go by the rules of the stages that they
+judge; what the prior's network learns from is rendered with the parts that make synthetic captures and the textures of
+the learned features; the report draws the asset as the preview does, says what `recon check` and the mesh stage can
+see, and names stages as the progress bars do."""
 LATE_ONLY = {"pycolmap", "pymeshlab", "av", "rawpy", "nerfstudio", "onnxruntime", "tinycudann", "viser", "pxr"}
 """Slow to import or optional: allowed inside the functions that need them, never at the top of a module."""
 

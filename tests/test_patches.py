@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from striped_sphere import RADIUS, sphere_bake, sphere_cloud, sphere_scene
 
 from recon.surface import patches
@@ -21,7 +23,7 @@ from recon.surface.patch_match import (
     visible_sources_reference,
 )
 from recon.surface.patch_match_cpu import match_cpu, visible_sources
-from recon.surface.patch_photos import Pyramid, choose_neighbours, halve
+from recon.surface.patch_photos import N_LEVELS, Pyramid, build_pyramid, choose_neighbours, halve
 from recon.surface.patches import (
     PatchConfig,
     PatchRays,
@@ -39,16 +41,20 @@ from recon.surface.pixels import unit_cameras
 CFG = PatchConfig(radius_px=3, max_side_px=1000)
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory):
+def photographed_sphere(folder: Path):
     """A striped sphere's photos, the frame of its unit cube, and the cameras there."""
-    posed, region = sphere_scene(tmp_path_factory.mktemp("scene"), n_views=16, size=144)
+    posed, region = sphere_scene(folder, n_views=16, size=144)
     unit_from_world = unit_from_region(region)
     cameras, cloud = unit_cameras(posed, unit_from_world), sphere_cloud(2000)
     surface = unit_from_world.apply(cloud.points_world), cloud.normals_world
     photos = gather_for_patches(posed, region, cameras, surface, CFG)
     assert photos is not None
     return posed, region, unit_from_world, cameras, photos
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return photographed_sphere(tmp_path_factory.mktemp("scene"))
 
 
 def middle_rays(scene, n: int = 60):
@@ -294,6 +300,33 @@ def test_flat_patches_and_borders_of_masks():
     half = halve(grey)
     assert half.shape == (32, 32)
     assert (half[:, :20] == 100).all() and (half[:, 20:] == 0).all()
+
+
+def test_a_plane_through_the_source_s_camera_is_not_compared(scene):
+    """There the warp divides by nothing at all."""
+    view_idx, at_px, origin, direction, _, _, _ = middle_rays(scene)
+    at, source_centre = places(scene, view_idx, at_px), scene[4].cameras.centre[scene[4].neighbours[view_idx][:, 0]]
+    towards = source_centre - origin
+    # the plane in which the ray's point is the source's own place, as near as floats can tell
+    plane = towards / (towards**2).sum(1, keepdim=True)
+    for p in (plane, torch.zeros_like(plane), 1e9 * direction):
+        found = match_cpu(p, scene[4], CFG.patch(), at)
+        assert all(x.isfinite().all() for x in found)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 20), (20, 1)])
+def test_positions_beside_the_last_photo_s_coarsest_level_are_outside(tmp_path, height, width):
+    """Its cut is one pixel, a row or a column: there is no neighbour to the right or below."""
+    posed, region = sphere_scene(tmp_path, n_views=2)
+    mask = np.zeros((72, 72), np.uint8)
+    mask[40 : 40 + height, 40 : 40 + width] = 255
+    Image.fromarray(mask).save(tmp_path / "masks" / "v1.png")
+    pyramid, _ = build_pyramid(posed, region, 1000)
+    last, level = torch.ones(3, dtype=torch.long), torch.full((3,), N_LEVELS - 1)
+    assert 1 in pyramid.size[1, -1].tolist()
+    at = pyramid.corner[1, -1] + torch.tensor([[-5.0, -5.0], [0.5, 0.5], [90.0, 90.0]])
+    _, on = sample_level(pyramid, last, level, at)
+    assert not on.any()
 
 
 def test_partners_look_from_useful_angles(scene):

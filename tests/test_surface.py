@@ -22,6 +22,7 @@ from recon.surface.sampling import clip_to_planes, sample_rays
 from recon.surface.sampling_reference import clip_rays, proposal, sample_rays_reference
 from recon.surface.visual_hull import support_points
 
+pytestmark = pytest.mark.usefixtures("no_gpu")  # values of the CPU are compared, and x lies there
 LAYOUT = GridLayout(n_levels=6, n_features=2, log2_rows=10, base_resolution=4, finest_resolution=64)
 
 

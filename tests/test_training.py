@@ -27,6 +27,7 @@ from recon.surface.pace import PaceConfig, steps_to_skip
 from recon.surface.trainer import Trainer
 from recon.surface.watch import WatchConfig
 
+pytestmark = pytest.mark.usefixtures("no_gpu")  # bit-equal is what the CPU's engines are
 Scene = tuple[PosedCapture, ObjectRegion]
 FEW = {"n_rays": 64, "n_points": 64, "n_free": 64, "n_hidden": 64, "log2_rows": 12, "bake_resolution": 24,
        "bake_resolution_late": 32}  # fmt: skip

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recon.device import TINYCUDANN_PAGE, fastest_engine, gpu_name, has_package
+from recon.device import TINYCUDANN_PAGE, engines_here, gpu_name, has_package
 from recon.errors import UserError
 from recon.surface.baked import BakedSdf
 from recon.surface.hashgrid import GridLayout, Pull
@@ -32,7 +32,7 @@ class Engine(Enum):
 
 
 class Precision(Enum):
-    """What the colour network is evaluated in; all else is always float32."""
+    """What the colour's networks are evaluated in; all else is always float32."""
 
     auto = "auto"
     single = "single"
@@ -73,8 +73,11 @@ SampleRays = Callable[
 
 
 def resolve(engine: Engine) -> Engine:
-    """The engine that will be used: `auto` becomes the fastest here. Raises UserError where what it needs is not."""
-    chosen = Engine(fastest_engine()) if engine is Engine.auto else engine
+    """The engine that a name means: `auto` the likely fastest of those whose packages are here, tried or not.
+
+    Raises UserError where what it needs is not here.
+    """
+    chosen = Engine(engines_here()[0]) if engine is Engine.auto else engine
     if chosen is Engine.triton and not has_package("triton"):
         raise UserError("The engine triton needs Triton: `pip install triton`, or leave surface.engine=auto.")
     if chosen is Engine.tcnn and not has_package("tinycudann"):
@@ -92,6 +95,39 @@ def resolve(engine: Engine) -> Engine:
     return chosen
 
 
+def choose(engine: Engine, layout: GridLayout, warn: Callable[[str], object]) -> Engine:
+    """The engine that will be used for grids of such a layout: `auto` becomes the likely fastest that works here.
+
+    warn: is told of each that is installed and does not work, in a sentence. An engine asked for by name is not tried.
+    Raises UserError where what it needs is not here.
+    """
+    if engine is not Engine.auto:
+        return resolve(engine)
+    *fast, last = (Engine(name) for name in engines_here())
+    for candidate in fast:
+        fault = fault_of(candidate, layout)
+        if not fault:
+            return candidate
+        warn(f"The engine {candidate.name} is installed but does not work here, so the next is used: {fault}")
+    return resolve(last)
+
+
+def fault_of(engine: Engine, layout: GridLayout) -> str:
+    """Why an engine cannot evaluate such a layout on this machine, found by trying; empty if it can."""
+    try:
+        resolve(engine)
+        grid, device = open_grid(engine, layout), device_for(engine)
+        table = torch.zeros(layout.n_rows(), layout.n_features, device=device, requires_grad=True)
+        weight = torch.ones(layout.n_levels, device=device)
+        features, pull = grid.encode(table, torch.linspace(0.1, 0.9, 24, device=device).view(8, 3), weight)
+        (features.sum() + pull(torch.ones_like(features)).sum()).backward()
+        if device.type == "cuda":  # a kernel's fault shows when it is waited for
+            torch.cuda.synchronize(device)
+    except Exception as error:  # a foreign extension's or a compiler's, of any type
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
 def _is_interpreted(engine: Engine) -> bool:
     return engine is Engine.triton and os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -103,7 +139,7 @@ def device_for(engine: Engine) -> torch.device:
 
 
 def is_half(precision: Precision, device: torch.device) -> bool:
-    """Whether the colour network is evaluated in half precision. Raises UserError where the device has none."""
+    """Whether the colour's networks are evaluated in half precision. Raises UserError where the device has none."""
     able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision is Precision.half and not able:
         raise UserError(

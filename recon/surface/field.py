@@ -9,7 +9,6 @@ normals (Eikonal term, NeuS's cosine, shading) needs no double backward pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from recon.data import SurfaceField
 from recon.surface.engine import Engine, Precision, device_for, is_half, open_grid
 from recon.surface.hashgrid import GridLayout
-from recon.surface.reflection import SplitColour
+from recon.surface.reflection import Evaluate, SplitColour, evaluate_plainly
 
 SOFTPLUS_BETA = 100.0
 """NeuS's choice: close to ReLU, but smooth enough for normals."""
@@ -58,14 +57,13 @@ def spherical_harmonics(direction: Float[Tensor, "n 3"]) -> Float[Tensor, "n 9"]
 
 
 def plain_colour(cfg: FieldConfig) -> nn.Sequential:
-    """The colour network of all inputs together."""
+    """The colour network of all inputs together, up to the sigmoid that follows it."""
     return nn.Sequential(
         nn.Linear(3 + 9 + 9 + 3 + cfg.n_geometry, cfg.hidden),
         nn.ReLU(),
         nn.Linear(cfg.hidden, cfg.hidden),
         nn.ReLU(),
         nn.Linear(cfg.hidden, 3),
-        nn.Sigmoid(),
     )
 
 
@@ -73,6 +71,7 @@ class Field(nn.Module):
     """The trainable field over the unit cube, on the device of its engine.
 
     Engines differ in what evaluates the parameters, not in the parameters: `state_dict` is the same for all.
+    At half precision the colour's networks are bfloat16, or tiny-cuda-nn's fused ones (float16) with its engine.
     Table, positions, Jacobian and SDF are float32 at any precision. The Jacobian multiplies differences of neighbouring
     rows by up to `finest_resolution`, so that half precision's error in a row would turn normals by degrees; a sample's
     SDF is multiplied by the sharpness, up to 2,500, and would be off by whole sections; and 11 bits of position are
@@ -93,9 +92,9 @@ class Field(nn.Module):
         """Levels of any weight, known without asking the device."""
         device = device_for(engine)
         self.in_half = is_half(precision, device)
-        plain = None if cfg.split_colour else plain_colour(cfg)
-        self.colour = plain or SplitColour(cfg.n_geometry, cfg.hidden)
-        self.fused = fused_network(plain) if plain and engine is Engine.tcnn and self.in_half else None
+        self.colour = SplitColour(cfg.n_geometry, cfg.hidden) if cfg.split_colour else plain_colour(cfg)
+        self.fused = fused_networks(self.colour) if engine is Engine.tcnn and self.in_half else {}
+        """What evaluates the colour's networks instead of torch, where it can."""
         self.to(device)
 
     def open_levels(self, n_open: float) -> None:
@@ -127,29 +126,27 @@ class Field(nn.Module):
         The network is also given the mirrored direction, in which highlights are simple (Ref-NeRF, sec. 3.1).
         """
         if isinstance(self.colour, SplitColour):
-            split: Tensor = self.colour(2 * x - 1, direction, normal, geometry)
+            split: Tensor = self.colour(2 * x - 1, direction, normal, geometry, self._evaluate)
             return split
         reflected = direction - 2 * (direction * normal).sum(1, keepdim=True) * normal
         inputs = torch.cat(
             [2 * x - 1, spherical_harmonics(direction), spherical_harmonics(reflected), normal, geometry], 1
         )
-        return self._shade(inputs)
+        return torch.sigmoid(self._evaluate(self.colour, inputs))
 
-    def _shade(self, inputs: Float[Tensor, "n n_inputs"]) -> Float[Tensor, "n 3"]:
-        """The colour network; in half precision all but its last step, which the loss compares with 8-bit photos.
+    def _evaluate(self, layers: nn.Sequential, inputs: Float[Tensor, "n n_in"]) -> Float[Tensor, "n n_out"]:
+        """One of the colour's networks, in half precision if that is wanted; the result is float32.
 
-        bfloat16 has float32's range: the gradient of a single sample, about 1e-6, would vanish in an unscaled float16.
+        What follows, which the loss compares with 8-bit photos, is float32. bfloat16 has float32's range: the gradient
+        of a single sample, about 1e-6, would vanish in an unscaled float16.
         """
-        network = self.colour
-        assert isinstance(network, nn.Sequential)  # SplitColour has its own way through
         if not self.in_half:
-            result: Tensor = network(inputs)
-            return result
-        if self.fused is not None:
-            return torch.sigmoid(self.fused(network, inputs))
+            return evaluate_plainly(layers, inputs)
+        if layers in self.fused:
+            return self.fused[layers](layers, inputs)
         with torch.autocast(inputs.device.type, torch.bfloat16):
-            logit = network[:-1](inputs)
-        return torch.sigmoid(logit.float())
+            result: Tensor = layers(inputs)
+        return result.float()
 
     @torch.no_grad()
     def distance(self, x: Float[Tensor, "n 3"], chunk: int = 1 << 17) -> Float[Tensor, " n"]:
@@ -174,11 +171,12 @@ class Field(nn.Module):
         return {k: v.detach().cpu().numpy().astype(np.float32) for k, v in self.state_dict().items()}
 
 
-def fused_network(layers: nn.Sequential) -> Callable[[nn.Sequential, Tensor], Tensor]:
-    """tiny-cuda-nn's fused network for such layers: a function of them and their inputs."""
-    from recon.surface.tiny_cuda_nn import FusedNetwork
+def fused_networks(colour: nn.Sequential | SplitColour) -> dict[nn.Sequential, Evaluate]:
+    """tiny-cuda-nn's fused networks for those of a colour that are not too wide for it."""
+    from recon.surface.tiny_cuda_nn import FusedNetwork, fits_fused
 
-    return FusedNetwork(layers)
+    networks = colour.networks() if isinstance(colour, SplitColour) else (colour,)
+    return {layers: FusedNetwork(layers) for layers in networks if fits_fused(layers)}
 
 
 def load_field(surface: SurfaceField, engine: Engine = Engine.cpu) -> Field:

@@ -19,7 +19,7 @@ from recon.surface.batch import Data
 from recon.surface.checkpoint import load_checkpoint, save_checkpoint
 from recon.surface.config import SurfaceConfig
 from recon.surface.corrections import Corrections
-from recon.surface.engine import device_for, resolve
+from recon.surface.engine import choose, device_for
 from recon.surface.find_patches import find_patches
 from recon.surface.hidden import find_hidden
 from recon.surface.pace import steps_to_skip
@@ -33,37 +33,19 @@ from recon.surface.watch import Watch
 from recon.transforms import Similarity
 
 
-@stage(result=SurfaceField, version=11, resumable=True)
+@stage(result=SurfaceField, version=12, resumable=True)
 def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
     """Train the SDF and colour field; resumes from `checkpoint.pt` in the job's folder."""
-    engine = resolve(cfg.engine)
-    device = device_for(engine)
-    unit_from_world = unit_from_region(region)
-    baker = Baker(region, unit_from_world, cfg.bake_resolution, device)
-    near_idx, cell = baker.near_hull.cpu().numpy(), baker.baked.cell
-    near = baker.points[baker.near_hull].cpu().numpy()
-    distances = hull_sdf(baker.baked, posed, region, prior, unit_from_world)
-    hull, carved = (d.reshape(-1)[near_idx] for d in distances)
-    data = gather(posed, region, prior, unit_from_world, free_space(near, hull, carved, cell), cfg)
-    job.notes |= {
-        "engine": engine.name,
-        "device": str(device),
-        "pool_pixels": len(data.pool.label),
-        "support_points": len(data.points) - data.n_prior,
-    }
-    trainer = Trainer(cfg, engine, data, len(posed.views))
-    trainer.first_inv_s = blunt_start(baker, carved, data, cfg)
-    job.notes["first_inv_s"] = round(trainer.first_inv_s, 1)
-    corrections = Corrections(cfg.cameras, posed, unit_from_world)
-    fit = Fit(trainer, baker, Watch(cfg.watch), corrections, (region, unit_from_world))
+    fit, start = open_fit(posed, region, prior, cfg, job)
+    trainer, unit_from_world, corrections = fit.trainer, fit.where[1], fit.corrections
     checkpoint = job.folder / "checkpoint.pt"
     state, why_anew = load_checkpoint(checkpoint)
     if why_anew:
         job.warn(why_anew)
     if state is None:
-        trainer.warm_start(near, carved + np.float32(cfg.start_inside * cell))
+        trainer.warm_start(*start)
     else:
         fit.restore(state)
         job.notes["resumed_at_step"] = trainer.step
@@ -83,6 +65,35 @@ def fit_surface(
         corrections.views(),
         {k: round(v, 5) for k, v in trainer.averages.items()} | {"n_steps": cfg.n_steps},
     )
+
+
+def open_fit(
+    posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
+) -> tuple[Fit, tuple[np.ndarray, np.ndarray]]:
+    """All that a training needs, before its first step; and where to start: points (n, 3) in the unit cube with their
+    distances (n,), float32, for `Trainer.warm_start`.
+    """
+    engine = choose(cfg.engine, cfg.field_config().layout(), job.warn)
+    device = device_for(engine)
+    unit_from_world = unit_from_region(region)
+    baker = Baker(region, unit_from_world, cfg.bake_resolution, device)
+    near_idx, cell = baker.near_hull.cpu().numpy(), baker.baked.cell
+    near = baker.points[baker.near_hull].cpu().numpy()
+    distances = hull_sdf(baker.baked, posed, region, prior, unit_from_world)
+    hull, carved = (d.reshape(-1)[near_idx] for d in distances)
+    data = gather(posed, region, prior, unit_from_world, free_space(near, hull, carved, cell), cfg)
+    job.notes |= {
+        "engine": engine.name,
+        "device": str(device),
+        "pool_pixels": len(data.pool.label),
+        "support_points": len(data.points) - data.n_prior,
+    }
+    trainer = Trainer(cfg, engine, data, len(posed.views))
+    trainer.first_inv_s = blunt_start(baker, carved, data, cfg)
+    job.notes["first_inv_s"] = round(trainer.first_inv_s, 1)
+    corrections = Corrections(cfg.cameras, posed, unit_from_world)
+    fit = Fit(trainer, baker, Watch(cfg.watch), corrections, (region, unit_from_world))
+    return fit, (near, carved + np.float32(cfg.start_inside * cell))
 
 
 def report(trainer: Trainer, names: list[str], job: Job) -> None:

@@ -12,12 +12,13 @@ from numba import njit, prange
 from torch import Tensor
 
 from recon.surface.baked import BakedSdf
+from recon.surface.hashgrid_cpu import FAST
 from recon.surface.patch_match import DEEP_CELLS, FIRST_CELLS, NOT_COMPARED, STEP_CELLS, Matches, Patch, PatchPlaces
 from recon.surface.patch_photos import PatchPhotos
 from recon.surface.sampling import trilinear
 
 
-@njit(fastmath=True, inline="always")
+@njit(fastmath=FAST, inline="always")
 def _sample(grey, start, columns, rows, x, y):
     """Grey value at a position of a level's cut and its slopes; a negative value: not on the object."""
     px, py = x - 0.5, y - 0.5
@@ -34,7 +35,7 @@ def _sample(grey, start, columns, rows, x, y):
     return top + fy * (low - top), (b - a) + fy * ((d - c) - (b - a)), low - top
 
 
-@njit(fastmath=True)
+@njit(fastmath=FAST)
 def _gather_reference(pyramid, cameras, look, at_px, view, level, patch, rays, values, weights):
     """Fill the reference patch's rays (per pixel, z_cam = 1, in the unit frame), values and weights.
 
@@ -61,7 +62,7 @@ def _gather_reference(pyramid, cameras, look, at_px, view, level, patch, rays, v
     return share
 
 
-@njit(fastmath=True)
+@njit(fastmath=FAST)
 def _homography(cameras, view, source, plane, h, e):
     """Fill h (3, 3), from the reference's unit-frame rays to the source's pixels, and e: h = K_s R_s + e plane^T."""
     k = cameras.intrinsics[source]
@@ -77,13 +78,15 @@ def _homography(cameras, view, source, plane, h, e):
             h[r, c] += e[r] * plane[c]
 
 
-@njit(fastmath=True)
+@njit(fastmath=FAST)
 def _source_level(h, ray, across, down, level, n_levels):
     """The level of the source on which a reference pixel of `level` covers about one pixel.
 
     across, down: change of the ray by a reference pixel of level 0.
     """
     z = h[2, 0] * ray[0] + h[2, 1] * ray[1] + h[2, 2] * ray[2]
+    if abs(z) < 1e-9:  # beside the source: nothing is compared, and nothing may be infinite
+        return 0
     u = (h[0, 0] * ray[0] + h[0, 1] * ray[1] + h[0, 2] * ray[2]) / z
     v = (h[1, 0] * ray[0] + h[1, 1] * ray[1] + h[1, 2] * ray[2]) / z
     j = np.zeros((2, 2))
@@ -93,10 +96,10 @@ def _source_level(h, ray, across, down, level, n_levels):
         j[0, 1] += (h[0, c] - u * h[2, c]) * down[c]
         j[1, 1] += (h[1, c] - v * h[2, c]) * down[c]
     area = abs(j[0, 0] * j[1, 1] - j[0, 1] * j[1, 0]) / (z * z)
-    return min(max(math.floor(level + 0.5 * math.log2(max(area, 1e-9)) + 0.5), 0), n_levels - 1)
+    return min(max(math.floor(level + 0.5 * math.log2(min(max(area, 1e-9), 1e9)) + 0.5), 0), n_levels - 1)
 
 
-@njit(fastmath=True)
+@njit(fastmath=FAST)
 def _compare(pyramid, source, level, h, e, patch, rays, values, weights, warped, slopes, out):
     """1 - NCC of the patch in one source into out[0], its slopes with respect to the plane into out[1:4], and its mean
     grey level there into out[4].
@@ -144,7 +147,7 @@ def _compare(pyramid, source, level, h, e, patch, rays, values, weights, warped,
     return True
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FAST, cache=True)
 def _match(pyramid, cameras, patch, view, at_px, level, sources, plane, cost, slope, texture, grey, source_grey):
     n_pixels, n_levels = patch.pattern_px.shape[0], pyramid.offset.shape[1]
     for r in prange(view.shape[0]):
@@ -214,7 +217,7 @@ def match_cpu(plane: Float[Tensor, "n 3"], photos: PatchPhotos, patch: Patch, at
     return Matches(*_Match.apply(plane, photos, patch, at))
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FAST, cache=True)
 def _see(values, origin, cell, points, normals, sources, centre, least_cosine, out):
     limit = np.array(values.shape) - 1
     for r in prange(points.shape[0]):

@@ -31,7 +31,8 @@ class Pyramid(NamedTuple):
     """
 
     grey: UInt8[Tensor, " n_pixels"]
-    """1..255 on the object, 0 elsewhere; row by row."""
+    """1..255 on the object, 0 elsewhere; row by row. Two zeros end it: what samples reads a pixel's neighbours to the
+    right and below before it asks whether they are there."""
     offset: Int[Tensor, "n_views n_levels"]
     """Where a view's level begins in `grey`."""
     size: Int[Tensor, "n_views n_levels 2"]
@@ -119,7 +120,7 @@ def build_pyramid(posed: PosedCapture, region: ObjectRegion, max_side_px: int) -
             n += level.size
             if k + 1 < N_LEVELS:
                 level = halve(level)
-    grey = np.concatenate(flat)
+    grey = np.concatenate([*flat, np.zeros(2, np.uint8)])
     return Pyramid(*(torch.from_numpy(x) for x in (grey, offset, size, corner))), factor
 
 

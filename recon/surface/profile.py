@@ -15,6 +15,9 @@ from recon.surface.batch import Batch
 from recon.surface.field import Field
 from recon.surface.trainer import Trainer
 
+PARTS = ("encode", "networks", "sampling", "patches", "optimiser", "baking")
+"""What is measured by itself; the others of a step are its rest."""
+
 
 @dataclass(frozen=True)
 class StepProfile:
@@ -28,6 +31,8 @@ class StepProfile:
     """The hash grid: features, J^T g and the gradient of the table."""
     networks: float
     """The SDF and colour networks."""
+    patches: float
+    """Warping and comparing patches, with what these evaluate of the field; 0 where they have no weight yet."""
     optimiser: float
     baking: float
     """A refresh's seconds over the steps between refreshes."""
@@ -38,12 +43,11 @@ class StepProfile:
 
     def rest(self) -> float:
         """Rendering, losses, launching: what is left of the step."""
-        return self.step - self.sampling - self.encode - self.networks - self.optimiser - self.baking
+        return self.step - sum(getattr(self, name) for name in PARTS)
 
     def shares(self) -> dict[str, float]:
         """Each part over the whole step."""
-        names = ("sampling", "encode", "networks", "optimiser", "baking")
-        return {name: getattr(self, name) / self.step for name in names} | {"rest": self.rest() / self.step}
+        return {name: getattr(self, name) / self.step for name in PARTS} | {"rest": self.rest() / self.step}
 
     def encode_limit_share(self) -> float:
         """The encoding's rate over the memory's; above 1 where caches serve it."""
@@ -66,11 +70,30 @@ def step_profile(trainer: Trainer, baker: Baker, n: int = 20) -> StepProfile:
         sampling=median_seconds(lambda: trainer.draw(baker), device, n),
         encode=encode,
         networks=fields - encode,
+        patches=patch_seconds(trainer, batch, baker, n),
         optimiser=median_seconds(lambda: trainer.optimizer.step(), device, n),
         baking=baking,
         encode_bytes=encode_traffic(field, len(x)),
         copy_bytes_per_s=copy_rate(device),
     )
+
+
+def patch_seconds(trainer: Trainer, batch: Batch, baker: Baker, n: int) -> float:
+    """Median seconds of the patches' term, forward and backward; 0 where it has no weight at this step."""
+    if trainer.data.photos is None or trainer.patch_weight() == 0:
+        return 0.0
+    x, _ = points_of(trainer, batch)
+    middle = (batch.edges[:, 1:] + batch.edges[:, :-1]) / 2
+    with torch.no_grad():
+        sdf = trainer.field.geometry(x[: middle.numel()])[0].view(middle.shape)
+
+    def compare() -> None:
+        term = trainer.compare_patches(batch, middle, sdf, baker.baked)
+        trainer.field.zero_grad()
+        if term.requires_grad:  # some ray meets the surface
+            term.backward()
+
+    return median_seconds(compare, trainer.device, n)
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, n: int) -> float:

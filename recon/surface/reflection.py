@@ -7,9 +7,21 @@ surroundings onto a wrong shape.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+Evaluate = Callable[[nn.Sequential, Tensor], Tensor]
+"""What evaluates linear layers with ReLUs between them at inputs (n, n_in): (n, n_out), float32."""
+
+
+def evaluate_plainly(layers: nn.Sequential, inputs: Float[Tensor, "n n_in"]) -> Float[Tensor, "n n_out"]:
+    """The layers as they are, in their own precision."""
+    result: Tensor = layers(inputs)
+    return result
+
 
 _BAND = [1] * 3 + [2] * 5 + [3] * 7 + [4] * 9
 N_DIFFUSE = 8
@@ -48,22 +60,30 @@ class SplitColour(nn.Module):
         )
         self.register_buffer("band", torch.tensor(_BAND, dtype=torch.float32), persistent=False)
 
+    def networks(self) -> tuple[nn.Sequential, ...]:
+        """All that `evaluate` may be asked for."""
+        return self.paint, self.light, self.surroundings
+
     def forward(
         self,
         x: Float[Tensor, "n 3"],
         direction: Float[Tensor, "n 3"],
         normal: Float[Tensor, "n 3"],
         geometry: Float[Tensor, "n n_geometry"],
+        evaluate: Evaluate = evaluate_plainly,
     ) -> Float[Tensor, "n 3"]:
-        """Colour leaving x (in -1..1) against `direction`, not negative."""
+        """Colour leaving x (in -1..1) against `direction`, not negative.
+
+        `evaluate` is asked for the three networks; what they are joined by is always computed here, in float32.
+        """
         cosine = (direction * normal).sum(1, keepdim=True)
         reflected = direction - 2 * cosine * normal
-        paint = self.paint(torch.cat([x, geometry], 1))
+        paint = evaluate(self.paint, torch.cat([x, geometry], 1))
         albedo, tint = torch.sigmoid(paint[:, :3]), torch.sigmoid(paint[:, 3:6])
         # Ref-NeRF eq. 8: a rough lobe damps band l by exp(-l (l + 1) / 2 kappa); 3: half rough at the start
         roughness = nn.functional.softplus(paint[:, 6:] - 3)
         damped = harmonics(reflected) * torch.exp(-0.5 * self.band * (self.band + 1) * roughness)
-        light = nn.functional.softplus(self.light(harmonics(normal)[:, :N_DIFFUSE]))
-        gloss = nn.functional.softplus(self.surroundings(torch.cat([cosine, damped], 1)))
+        light = nn.functional.softplus(evaluate(self.light, harmonics(normal)[:, :N_DIFFUSE]))
+        gloss = nn.functional.softplus(evaluate(self.surroundings, torch.cat([cosine, damped], 1)))
         result: Tensor = albedo * light + tint * gloss
         return result

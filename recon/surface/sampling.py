@@ -24,7 +24,9 @@ from recon.surface.sampling_reference import EVEN_SHARE, NEAR_SHARE, WEIGHT_SHAR
 
 @njit(inline="always")
 def _phi(x):
-    return np.float32(1.0) / (np.float32(1.0) + math.exp(-x))
+    # a float32's exp overflows at 89, and FAST promises that nothing is infinite; beyond 80 it is 0 or 1 all the same
+    bounded = min(max(x, np.float32(-80.0)), np.float32(80.0))
+    return np.float32(1.0) / (np.float32(1.0) + math.exp(-bounded))
 
 
 @njit(fastmath=FAST, inline="always")

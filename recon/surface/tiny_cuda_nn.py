@@ -1,14 +1,16 @@
 """tiny-cuda-nn's hash grid and fused network on our own parameters.
 
 What tiny-cuda-nn can do decides the route (its documentation and sources of version 2):
-- Its grid lays rows out as `hashgrid.GridLayout` does, so our table is its parameter vector as it lies in memory; it is
-  handed over in every call, and no other copy exists.
+- Its grid lays rows out as `hashgrid.GridLayout` does, so our table is its parameter vector as it lies in memory and is
+  handed over in every call. Its modules' own parameters stay as they were made, unused: as much memory once more.
 - Its grid has a double backward pass (input gradient with respect to parameters and to the output's gradient), so J^T g
   is taken by autograd. In float32, which its fused kernels for half precision are not; that it computes a gradient of
   the table in the first pass too, which nobody reads, is the price.
 - Its networks have no double backward pass, so the SDF network, whose gradient is trained, stays in torch.
-- Its networks have no biases and only half precision. The colour network is packed into one with a bias column for the
-  inputs and a hidden unit that is always 1 for the other layers, which is exact.
+- Its networks have no biases and only half precision. The colour's networks are packed into such with a bias column for
+  the inputs and a hidden unit that is always 1 for the other layers, which is exact.
+- Half precision is float16 there, in which a sample's gradient of 1e-6 would vanish. Its own scale of the loss comes
+  after the cast to float16, so it is set to 1, and gradients are scaled in float32 before the cast.
 - Its levels cannot be weighted, so features are multiplied by the weights afterwards, and closed levels cost time too.
 - Its scales are float32 powers, ours are rounded from float64: positions differ by up to 1e-6 of the resolution.
 """
@@ -29,13 +31,15 @@ from recon.surface.hashgrid import GridLayout, Pull
 
 FUSED_WIDTHS = (16, 32, 64, 128)
 """Hidden widths that the fused network comes in."""
+GRADIENT_SCALE = 2.0**10
+"""Of the loss within the fused network: 1e-6 of a sample becomes 1e-3, and sums over a batch stay far from 65504."""
 
 
 def load_tinycudann() -> Any:
     """The package. Raises UserError where it is installed but does not work on this machine."""
     try:
         import tinycudann
-    except (ImportError, OSError) as error:  # EnvironmentError: built for another GPU, or no GPU
+    except Exception as error:  # built for another GPU: an EnvironmentError, in some versions a NameError
         raise UserError(
             f"tiny-cuda-nn is installed but cannot be loaded ({error}): build it for this GPU as {TINYCUDANN_PAGE} "
             "says, or choose surface.engine=triton."
@@ -123,18 +127,33 @@ class TcnnGrid:
         return self._raw(table, x) * level_weight.repeat_interleave(self.layout.n_features)
 
 
+class _ScaledGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.factor, None
+
+
+def fits_fused(layers: nn.Sequential) -> bool:
+    """Whether `FusedNetwork` takes such layers: one hidden unit is added to theirs, and there is a widest network."""
+    return linear_layers(layers)[0].out_features < FUSED_WIDTHS[-1]
+
+
 class FusedNetwork:
-    """tiny-cuda-nn's fused network with the weights and biases of linear layers that have ReLUs between them."""
+    """tiny-cuda-nn's fused network with the weights and biases of linear layers that have ReLUs between them.
+
+    The layers must be ones that `fits_fused` takes.
+    """
 
     def __init__(self, layers: nn.Sequential) -> None:
         linear = linear_layers(layers)
-        hidden = linear[0].out_features
-        self.width = next((w for w in FUSED_WIDTHS if w > hidden), 0)
-        if self.width == 0:
-            raise UserError(
-                f"tiny-cuda-nn's fused network takes hidden layers of at most {FUSED_WIDTHS[-1] - 1}, and "
-                f"surface.hidden is {hidden}: lower it, or choose surface.precision=single."
-            )
+        self.width = next(w for w in FUSED_WIDTHS if w > linear[0].out_features)
         config = {
             "otype": "FullyFusedMLP",
             "activation": "ReLU",
@@ -143,13 +162,16 @@ class FusedNetwork:
             "n_hidden_layers": len(linear) - 1,
         }
         self.network = load_tinycudann().Network(linear[0].in_features + 1, linear[-1].out_features, config)
+        self.network.loss_scale = 1.0
 
     def __call__(self, layers: nn.Sequential, inputs: Float[Tensor, "n n_in"]) -> Float[Tensor, "n n_out"]:
         """What the layers' last linear one returns, in float32."""
         with_one = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1)
         packed = pack(linear_layers(layers), self.width)
-        result: Tensor = functional_call(self.network, {"params": packed}, (with_one,))
-        return result.float()
+        packed, with_one = (_ScaledGradient.apply(x, 1 / GRADIENT_SCALE) for x in (packed, with_one))
+        half: Tensor = functional_call(self.network, {"params": packed}, (with_one,))
+        result: Tensor = _ScaledGradient.apply(half.float(), GRADIENT_SCALE)
+        return result
 
 
 def linear_layers(layers: nn.Sequential) -> list[nn.Linear]:
