@@ -50,9 +50,13 @@ def _check_ranges(cfg: Config) -> None:
     for option in all_options():
         if option.kind not in ("int", "float"):
             continue
-        path = option.key.split(".")
-        value, default = (reduce(getattr, path, c) for c in (cfg, usual))
+        value, default = _number(cfg, option.key), _number(usual, option.key)
         if not math.isfinite(value):
             raise UsageError(f"{option.key}={value} cannot be used: it must be a finite number.")
         if value < 0 <= default:
             raise UsageError(f"{option.key}={value:g} cannot be used: it must not be negative.")
+
+
+def _number(cfg: Any, key: str) -> float:
+    found: float = reduce(getattr, key.split("."), cfg)
+    return found

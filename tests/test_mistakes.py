@@ -42,8 +42,8 @@ def pipeline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["batch", "preset=draft"], 2, "recon batch captures=FOLDER"),
         (["--help", "nothing"], 2, "no group of options called nothing"),
         (["capture=cup", "surface.importance.edge_share=3"], 2, "nor add up to more than 0.9."),
-        (["capture=cup", "surface.n_steps=0"], 2, "surface.n_steps=0 cannot be used: it must be at least 1."),
-        (["capture=cup", "export.longest_side_m=-1"], 2, "it must be no less than 0"),
+        (["capture=cup", "surface.n_steps=-1"], 2, "surface.n_steps=-1 cannot be used: it must not be negative."),
+        (["capture=cup", "export.longest_side_m=-1"], 2, "it must not be negative"),
         (["capture=cup", "surface.learning_rate=nan"], 2, "it must be a finite number"),
         (["batch", "captures=.", "isolate.model=gone.onnx"], 1, "there is no such file"),
         (
@@ -78,6 +78,6 @@ def test_mistakes_get_one_clear_sentence(
 
 def test_a_failed_job_of_a_sweep_is_told_in_our_words_alone(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     make_capture(folder / "cup")
-    assert main(["-m", "capture=cup", "surface.n_steps=0,5", "out=o"]) == 2
-    assert capfd.readouterr().err.strip() == "surface.n_steps=0 cannot be used: it must be at least 1."
+    assert main(["-m", "capture=cup", "surface.n_steps=-1,5", "out=o"]) == 2
+    assert capfd.readouterr().err.strip() == "surface.n_steps=-1 cannot be used: it must not be negative."
     assert (folder / "o" / "surface.n_steps=5" / "asset.glb").exists(), "the sweep went on"
