@@ -210,8 +210,8 @@ class Trainer:
         target = blend_scales(pool.rgb[batch.pixel_idx], pool.coarse[batch.pixel_idx], self.scale)
         accumulated = weights.sum(1)
         gain = torch.exp(self.centred_gain()[batch.view_idx])
-        # what is still transparent is filled with the photo: opacity is the masks' business alone, so that the
-        # colour term cannot swell the shape to hide what lies behind
+        # what is still transparent is filled with the photo: where the colour is right, opacity is the masks' business
+        # alone, or the colour term would swell the shape to hide what lies behind
         rendered = gain * (weights[..., None] * colour).sum(1) + (1 - accumulated).detach()[:, None] * target
         on, outside = label == OBJECT, label == OUTSIDE
         difference = (rendered - target).abs().mean(1) * on
