@@ -22,3 +22,9 @@ def test_numbers_that_no_stage_can_use_are_told(value: float, wanted: str) -> No
     cfg = Config()
     with pytest.raises(UserError, match=rf"surface\.learning_rate={value:g} cannot be used: it {wanted}\."):
         check_options(replace(cfg, surface=replace(cfg.surface, learning_rate=value)))
+
+
+def test_a_fit_has_a_step_at_least() -> None:
+    cfg = Config()
+    with pytest.raises(UserError, match=r"surface\.n_steps=0 cannot be used: it must be at least 1\."):
+        check_options(replace(cfg, surface=replace(cfg.surface, n_steps=0)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from recon.errors import UserError
 from recon.stage import NOT_IN_KEY
 from recon.surface.baked import Placing
 from recon.surface.corrections import CameraConfig
@@ -113,6 +114,12 @@ class SurfaceConfig:
     """Ending early where the surface no longer moves."""
     view: ViewConfig = field(default_factory=ViewConfig, metadata=NOT_IN_KEY)
     """The live view of `view=true`."""
+
+    def check(self) -> None:
+        """Raise UserError for counts of which there must be one at least."""
+        for name in ("n_steps", "n_rays", "n_samples", "n_levels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"surface.{name}={getattr(self, name)} cannot be used: it must be at least 1.")
 
     def field_config(self) -> FieldConfig:
         return FieldConfig(
