@@ -27,7 +27,7 @@ PRIOR = (
 def prior_rows(scene: Path, words: list[str]) -> Iterator[tuple[str, ...]]:
     """Every method on one capture of which nothing is given but the photos; `prior.method=NAME` asks for that one."""
     named = [word for word in words if word.startswith("prior.method=")]
-    for choice in named or [f"prior.method={m.name}" for m in Method]:
+    for choice in named or [f"prior.method={m.name}" for m in Method if m is not Method.none]:
         cfg = benchmark_surface.options([*(w for w in words if w not in named), choice])
         name = cfg.prior.method.name
         try:

@@ -58,8 +58,8 @@ def profile_rows(scene: Path, words: list[str]) -> Iterator[tuple[str, ...]]:
     prior = workspace.run(estimate_prior, posed, region, cfg=cfg.prior)
     with tempfile.TemporaryDirectory() as folder:
         job = Job("profile", Path(folder))
-        fit, start = open_fit(posed, region, prior, cfg.surface, job)
-        fit.trainer.warm_start(*start)
+        fit = open_fit(posed, region, prior, cfg.surface, job)
+        fit.trainer.warm_start()
         fit.watch.keep(fit.trainer)
         train(fit, None, job.folder / "checkpoint.pt", job)
     yield profile_row(job.notes["engine"], fit, step_profile(fit.trainer, fit.baker))

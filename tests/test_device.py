@@ -54,9 +54,7 @@ def test_a_fit_stays_on_its_device_and_seldom_waits_for_it(pretended, tmp_path, 
             self.field.distance(self.data.points[:5])
 
     monkeypatch.setattr(trainer.Trainer, "train_step", counted)
-    monkeypatch.setattr(
-        trainer.Trainer, "warm_start", lambda self, x, d: warm_start(self, x, d, n_steps=2, n_points=64)
-    )
+    monkeypatch.setattr(trainer.Trainer, "warm_start", lambda self: warm_start(self, n_steps=2, n_points=64))
     patches = PatchConfig(start_share=0.0, ramp_share=0.0, n_rays=16)
     few = SMALL | {"n_levels": 2, "n_rays": 64, "n_points": 64, "n_free": 64, "bake_resolution": 24}
     cfg = SurfaceConfig(n_steps=8, bake_every=4, engine=Engine.reference, patches=patches, **few)

@@ -35,6 +35,7 @@ from recon.surface.hashgrid import ReferenceGrid
 from recon.surface.profile import copy_rate, encode_traffic, patch_seconds, step_profile
 from recon.surface.sampling import sample_rays
 from recon.surface.sampling_reference import sample_rays_reference
+from recon.surface.start import make_start, unit_cloud
 
 
 @pytest.fixture(params=[Engine.cpu, Engine.triton, Engine.tcnn], ids=lambda e: e.name)
@@ -147,18 +148,21 @@ def trainer_of(engine: Engine, posed, region, seed: int = 0):
     baker = Baker(region, unit_from_world, cfg.bake_resolution, device_for(engine))
     near = baker.points[baker.near_hull].cpu().numpy()
     hull = np.linalg.norm(near - 0.5, axis=1).astype(np.float32) - np.float32(0.35)
-    data = gather(posed, region, sphere_cloud(400), unit_from_world, (near[hull > 0.03], hull[hull > 0.03]), cfg)
-    return Trainer(cfg, engine, data, len(posed.views)), baker, (near, hull)
+    free = near[hull > 0.03], hull[hull > 0.03]
+    start = make_start(baker.baked, baker.near_hull, hull, np.zeros_like(hull))
+    cloud = unit_cloud(posed, region, sphere_cloud(400), unit_from_world, cfg.support_confidence)
+    data = gather(posed, region, cloud, unit_from_world, free, start, cfg)
+    return Trainer(cfg, engine, data, len(posed.views)), baker
 
 
 def test_a_checkpoint_of_one_engine_serves_another(no_gpu, tmp_path):
     posed, region = sphere_scene(tmp_path / "scene")
-    first, baker, start = trainer_of(Engine.cpu, posed, region)
-    first.warm_start(*start, n_steps=20, n_points=500)
+    first, baker = trainer_of(Engine.cpu, posed, region)
+    first.warm_start(n_steps=20, n_points=500)
     first.step = 20
     baker.refresh(first.field, None)
     save_checkpoint(tmp_path / "checkpoint.pt", first.state())
-    second, other_baker, _ = trainer_of(Engine.reference, posed, region, seed=9)
+    second, other_baker = trainer_of(Engine.reference, posed, region, seed=9)
     second.restore(load_checkpoint(tmp_path / "checkpoint.pt")[0])
     other_baker.refresh(second.field, None)
     for trainer, at in ((first, baker), (second, other_baker)):
@@ -174,8 +178,8 @@ def test_a_checkpoint_of_one_engine_serves_another(no_gpu, tmp_path):
 def test_every_part_s_time_turns_up_in_its_own_share(tmp_path, monkeypatch):
     """On a clock that only the slowed parts move."""
     posed, region = sphere_scene(tmp_path / "scene", n_views=4)
-    trainer, baker, start = trainer_of(Engine.cpu, posed, region)
-    trainer.warm_start(*start, n_steps=50, n_points=500)
+    trainer, baker = trainer_of(Engine.cpu, posed, region)
+    trainer.warm_start(n_steps=50, n_points=500)
     baker.refresh(trainer.field, None)
     trainer.step = 45  # of 50: patches have weight
     trainer.schedule()

@@ -171,3 +171,11 @@ def test_results_come_in_order_while_the_next_one_is_begun() -> None:
         events.append(f"take {result}")
     assert events == ["begin 0", "begin 1", "take 0", "begin 2", "take 1", "take 2"]
     assert list(one_ahead(iter(()))) == []
+
+
+def test_the_surface_can_do_without_a_cloud(ball, tmp_path):
+    cfg = PriorConfig(Method.none, network=NetworkConfig(str(tmp_path / "none.npz")))
+    assert cfg.files() == ()
+    cloud = estimate_prior(*ball, cfg, Job("estimate_prior", tmp_path))
+    cloud.check()
+    assert cloud.points_world.shape == (0, 3)

@@ -245,5 +245,5 @@ def test_smoothness_fades_as_the_levels_open():
     nothing = dict.fromkeys(Losses.__dataclass_fields__, torch.zeros(()))
     losses = Losses(**nothing | {"eikonal": torch.ones(()), "curvature": torch.ones(())})
     cfg = LossConfig(eikonal=0.3, curvature=0.1, smoothness_left=0.25)
-    weights = [float(losses.total(cfg, open_share, patch_weight=1.0)) for open_share in (0.0, 0.5, 1.0)]
+    weights = [float(losses.total(cfg, open_share, released=1.0, patch_weight=1.0)) for open_share in (0.0, 0.5, 1.0)]
     assert weights == pytest.approx([0.4, 0.4 * 0.625, 0.1])

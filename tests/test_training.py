@@ -169,7 +169,7 @@ def test_a_second_breakdown_tells_the_user_what_to_do(scene, tmp_path, monkeypat
 
 
 def test_a_start_that_is_broken_is_not_trained_on(scene, tmp_path, monkeypatch):
-    def broken(self, points, values):
+    def broken(self):
         with torch.no_grad():
             self.field.sdf_out.bias[0] = float("nan")
 
@@ -240,12 +240,16 @@ def test_steps_are_skipped_while_the_surface_stands_still():
     assert steps_to_skip(PaceConfig(), Refresh(-1, 1, 0.0), True, 50) == 0
 
 
-def test_a_fit_that_stands_still_ends_early_at_the_end_of_its_schedule(scene, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("hold_share", "first", "skipped"), [(0.0, 20, 14), (0.4, 30, 9)])
+def test_a_fit_that_stands_still_ends_early_at_the_end_of_its_schedule(
+    hold_share, first, skipped, scene, tmp_path, monkeypatch
+):
     made = spoil(monkeypatch, set(), nan)
-    cfg = replace(QUICK, n_steps=50, open_share=0.4, pace=PaceConfig(still=1e6))
+    cfg = replace(QUICK, n_steps=50, open_share=0.4, hold_share=hold_share, pace=PaceConfig(still=1e6))
     field, job = fitted(scene, cfg, tmp_path)
-    assert made[:21] == [*range(20), 25], "no step is left out before all levels are open"
-    assert made[-1] == 49 and job.notes["steps_skipped"] == 50 - len(made) == 14
+    early = "no step is left out before all levels are open and the shape is free"
+    assert made[: first + 1] == [*range(first), first + 5], early
+    assert made[-1] == 49 and job.notes["steps_skipped"] == 50 - len(made) == skipped
     assert field.log_inv_s == pytest.approx(np.log(cfg.last_inv_s)), "the schedule was not cut off"
 
 

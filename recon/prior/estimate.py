@@ -37,6 +37,8 @@ class Method(Enum):
     """The cascade MVSNet with the weights that come with recon, or others (`prior.network.checkpoint`)."""
     both = "both"
     """Depth maps of both, each confirmed by the others of both kinds; costs both times."""
+    none = "none"
+    """No depth maps: the surface rests on masks and photos alone."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class PriorConfig:
 
     def files(self) -> tuple[Path, ...]:
         """Files whose contents the result depends on. Raises UserError where the network's weights are missing."""
-        return (self.network.weights(),) if self.method is not Method.sweep else ()
+        return (self.network.weights(),) if self.method in (Method.mvsnet, Method.both) else ()
 
 
 @contextmanager
@@ -140,7 +142,7 @@ def depth_maps(
         maps.append(found)
         progress(len(maps), n_methods * len(wanted))
 
-    if cfg.method is not Method.sweep:
+    if cfg.method in (Method.mvsnet, Method.both):
         from recon.prior.learned import network_depth_maps, refined
 
         learned = network_depth_maps(works, sources, wanted, hull, cfg.network)
@@ -153,7 +155,7 @@ def depth_maps(
             )
         for found in learned:
             take(found)
-    if cfg.method is not Method.mvsnet:
+    if cfg.method in (Method.sweep, Method.both):
         for future in [
             pool.submit(estimate_depth, works[i], [works[k] for k in sources[i]], hull, cfg) for i in wanted
         ]:
@@ -167,6 +169,9 @@ def estimate_prior(posed: PosedCapture, region: ObjectRegion, cfg: PriorConfig, 
 
     May be nearly empty (with a warning): what has no texture, or mirrors, gets no points rather than wrong ones.
     """
+    if cfg.method is Method.none:
+        job.notes["method"] = cfg.method.name
+        return empty_cloud()
     centre = region.world_from_box.translation
     with worker_pool(cfg.n_threads) as pool:
         job.progress(0, 100, "cutting out the object")

@@ -99,6 +99,8 @@ def draw_dots(dots: Dots, view: View) -> UInt8[np.ndarray, "h w 3"]:
 
 def cloud_sentence(cloud: PriorCloud, notes: Mapping[str, Any]) -> str:
     """What the cloud is, for people. notes: the stage's."""
+    if notes.get("method") == "none":
+        return "No dense points were asked for: the surface was found from outlines and shading alone."
     if not len(cloud.points_world):
         return "The photos gave no dense points: the surface was found from outlines and shading alone."
     method = notes.get("method", "sweep")  # a cloud made before there was a choice does not say

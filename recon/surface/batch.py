@@ -17,6 +17,7 @@ from recon.surface.importance import RayDraw, spread_evenly
 from recon.surface.patch_photos import PatchPhotos
 from recon.surface.pixels import PixelPool, UnitCameras
 from recon.surface.random_numbers import RandomNumbers
+from recon.surface.start import Start
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Data:
     """Points outside the visual hull, or in what prior points are seen through ..."""
     free_distance: Float[Tensor, " n_free"]
     """... and how far outside at least."""
+    start: Start
+    """Where the fit starts."""
     photos: PatchPhotos | None
     """What patches are compared on; None: they are not."""
 
@@ -84,6 +87,10 @@ class Batch:
     """Of the rays' sections."""
     point_idx: Tensor
     free_idx: Tensor
+    held: Float[Tensor, "n_held 3"]
+    """Where the start holds the shape ..."""
+    held_distance: Float[Tensor, " n_held"]
+    """... and the SDF that it started with there."""
     hidden: Float[Tensor, "n_hidden 3"]
     """Points that no camera sees ..."""
     hidden_depth: Float[Tensor, " n_hidden"]
@@ -103,8 +110,12 @@ def draw_batch(
     unseen: HiddenSpace,
     inv_s: float,
     sample_rays: SampleRays,
+    n_holding: int,
 ) -> Batch:
-    """Draw rays through and beside the object, sections on them where the baked SDF puts the weights, and points."""
+    """Draw rays through and beside the object, sections on them where the baked SDF puts the weights, and points.
+
+    n_holding: how many of the start's places, from the first on, hold the shape.
+    """
     pool, n_inner = data.pool, round(cfg.n_rays * cfg.object_share)
     n_outer = cfg.n_rays - n_inner if pool.n_object < len(pool.label) else 0
     drawn_idx, tile_idx, drawn_weight = rays.draw(rng, n_inner, n_outer)
@@ -119,6 +130,8 @@ def draw_batch(
     below = rng.integers(data.n_prior, max(len(data.points), data.n_prior + 1), size=_share(n_below, cfg))
     prior = rng.integers(0, max(data.n_prior, 1), size=cfg.n_points if data.n_prior else 0)
     free = rng.integers(0, max(len(data.free_points), 1), size=cfg.n_free if len(data.free_points) else 0)
+    start_idx = rng.integers(0, max(n_holding, 1), size=cfg.n_held if n_holding else 0)
+    held, held_distance = data.start.around(start_idx, rng.random((len(start_idx), 3)))
     hidden = rng.integers(0, max(len(unseen.points), 1), size=cfg.n_hidden if len(unseen.points) else 0)
     # between the grid's points too: a field can learn to obey at the points alone
     beside = (rng.random((len(hidden), 3)) - 0.5) * unseen.cell
@@ -138,6 +151,8 @@ def draw_batch(
         edges[kept],
         torch.cat([prior, below]),
         free,
+        held,
+        held_distance,
         unseen.points[hidden] + beside,
         unseen.depth[hidden],
         spread_evenly(len(kept), n_aside, kept.device),

@@ -60,8 +60,14 @@ class SurfaceConfig:
     """Sharpness 1/s of the NeuS density at the start, per edge of the unit cube, at most: it starts blunter where the
     prior points lie far inside the visual hull. Higher trusts the hull more."""
     start_inside: float = 3.0
-    """How far inside the visual hull the surface starts, in cells of the first baked grid. A surface grows out to the
-    masks more readily than it digs in: higher finds concavities, and loses thinner parts at first."""
+    """How far inside the visual hull the surface starts where no prior point is near, in cells of the first baked grid.
+    A surface grows out to the masks more readily than it digs in: higher finds concavities, and loses thinner parts at
+    first."""
+    hold_share: float = 0.4
+    """Share of the steps over which photos do not move the shape from where it starts, while its colours are learnt:
+    wrong colours would dissolve it, and masks swell it again, over every hollow. 0: it is never held."""
+    release_share: float = 0.1
+    """Share of the steps over which the pull of colours and masks on the shape then grows to its full size."""
     last_inv_s: float = 2500.0
     """Sharpness from four fifths of the steps on; higher lets the surface follow finer detail, and noise."""
     support_share: float = 0.1
@@ -72,6 +78,8 @@ class SurfaceConfig:
     """Share of the steps over which the entering cosine turns from forgiving to exact (NeuS); 0: exact at once."""
     n_free: int = 1024
     """Points a step that lie outside the visual hull or in what prior points are seen through."""
+    n_held: int = 1024
+    """Points a step that hold the start."""
     n_hidden: int = 512
     """Points a step that no camera sees past the current surface."""
     n_curvature: int = 512
@@ -120,6 +128,11 @@ class SurfaceConfig:
         for name in ("n_steps", "n_rays", "n_samples", "n_levels"):
             if getattr(self, name) < 1:
                 raise UserError(f"surface.{name}={getattr(self, name)} cannot be used: it must be at least 1.")
+        if self.hold_share + self.release_share > 1:
+            raise UserError(
+                f"surface.hold_share={self.hold_share} and surface.release_share={self.release_share} cannot be used "
+                "together: the shape must be free before the last step, so they may add up to 1 at most."
+            )
 
     def field_config(self) -> FieldConfig:
         return FieldConfig(

@@ -1,4 +1,4 @@
-"""fit_surface: a neural SDF trained by unbiased volume rendering, pulled by the prior cloud, bounded by the hull."""
+"""fit_surface: a neural SDF that starts on the prior cloud, trained by unbiased volume rendering within the hull."""
 
 from __future__ import annotations
 
@@ -25,27 +25,28 @@ from recon.surface.hidden import find_hidden
 from recon.surface.pace import steps_to_skip
 from recon.surface.patches import gather_for_patches
 from recon.surface.pixels import gather_pixels, pixel_size, unit_cameras
+from recon.surface.start import Cloud, Start, inset, make_start, start_distance, unit_cloud
 from recon.surface.trainer import Trainer
 from recon.surface.trust import doubted, sentence_about
 from recon.surface.viewer import Moment, Viewer, viewing
-from recon.surface.visual_hull import free_space, hull_sdf, support_points
+from recon.surface.visual_hull import blunt_start, free_space, hull_sdf, outside_at_least
 from recon.surface.watch import Watch
 from recon.transforms import Similarity
 
 
-@stage(result=SurfaceField, version=12, resumable=True)
+@stage(result=SurfaceField, version=17, resumable=True)
 def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
     """Train the SDF and colour field; resumes from `checkpoint.pt` in the job's folder."""
-    fit, start = open_fit(posed, region, prior, cfg, job)
+    fit = open_fit(posed, region, prior, cfg, job)
     trainer, unit_from_world, corrections = fit.trainer, fit.where[1], fit.corrections
     checkpoint = job.folder / "checkpoint.pt"
     state, why_anew = load_checkpoint(checkpoint)
     if why_anew:
         job.warn(why_anew)
     if state is None:
-        trainer.warm_start(*start)
+        trainer.warm_start()
     else:
         fit.restore(state)
         job.notes["resumed_at_step"] = trainer.step
@@ -67,21 +68,23 @@ def fit_surface(
     )
 
 
-def open_fit(
-    posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
-) -> tuple[Fit, tuple[np.ndarray, np.ndarray]]:
-    """All that a training needs, before its first step; and where to start: points (n, 3) in the unit cube with their
-    distances (n,), float32, for `Trainer.warm_start`.
-    """
+def open_fit(posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job) -> Fit:
+    """All that a training needs, before its first step."""
     engine = choose(cfg.engine, cfg.field_config().layout(), job.warn)
     device = device_for(engine)
     unit_from_world = unit_from_region(region)
     baker = Baker(region, unit_from_world, cfg.bake_resolution, device)
     near_idx, cell = baker.near_hull.cpu().numpy(), baker.baked.cell
     near = baker.points[baker.near_hull].cpu().numpy()
-    distances = hull_sdf(baker.baked, posed, region, prior, unit_from_world)
-    hull, carved = (d.reshape(-1)[near_idx] for d in distances)
-    data = gather(posed, region, prior, unit_from_world, free_space(near, hull, carved, cell), cfg)
+    hull_grid, carved_grid = hull_sdf(baker.baked, posed, region, prior, unit_from_world)
+    hull, carved = (grid.reshape(-1)[near_idx] for grid in (hull_grid, carved_grid))
+    cloud = unit_cloud(posed, region, prior, unit_from_world, cfg.support_confidence)
+    free = free_space(near, hull, carved, cell)
+    inside = inset(carved, cfg.start_inside * cell, cell)
+    distance, known = start_distance(near, carved, inside, cloud, cell)
+    distance = np.maximum(distance, outside_at_least(hull, carved, cell))  # a wrong point may lie out there
+    start = make_start(baker.baked, baker.near_hull, distance, known)
+    data = gather(posed, region, cloud, unit_from_world, free, start, cfg)
     job.notes |= {
         "engine": engine.name,
         "device": str(device),
@@ -89,11 +92,10 @@ def open_fit(
         "support_points": len(data.points) - data.n_prior,
     }
     trainer = Trainer(cfg, engine, data, len(posed.views))
-    trainer.first_inv_s = blunt_start(baker, carved, data, cfg)
+    trainer.first_inv_s = blunt_start(baker.baked, carved_grid, cloud.points[: cloud.n_prior], cfg.first_inv_s)
     job.notes["first_inv_s"] = round(trainer.first_inv_s, 1)
     corrections = Corrections(cfg.cameras, posed, unit_from_world)
-    fit = Fit(trainer, baker, Watch(cfg.watch), corrections, (region, unit_from_world))
-    return fit, (near, carved + np.float32(cfg.start_inside * cell))
+    return Fit(trainer, baker, Watch(cfg.watch), corrections, (region, unit_from_world))
 
 
 def report(trainer: Trainer, names: list[str], job: Job) -> None:
@@ -110,54 +112,33 @@ def report(trainer: Trainer, names: list[str], job: Job) -> None:
         job.warn(sentence_about(found, len(names)))
 
 
-def blunt_start(baker: Baker, hull: np.ndarray, data: Data, cfg: SurfaceConfig) -> float:
-    """The sharpness to start with: blunt enough to reach from the visual hull to the prior points.
-
-    hull: distances at the baker's points. Few photos, or photos from one side, leave a hull far outside the object. A
-    density that is sharp from the start sees only the hull, and stays there.
-    """
-    if data.n_prior == 0:
-        return cfg.first_inv_s
-    baked = baker.baked.to(torch.device("cpu"))
-    values = baked.values.numpy().copy()
-    values.reshape(-1)[baker.near_hull.cpu().numpy()] = hull
-    index = ((data.points[: data.n_prior] - baked.origin) / baked.cell).round().numpy().astype(int)
-    depth = -values[tuple(np.clip(index, 0, np.array(values.shape) - 1).T)]
-    reach = float(np.percentile(depth, 75))
-    # 4: at a depth of 4 / (1/s) the logistic density has fallen to 2 % of its peak
-    return float(np.clip(4.0 / max(reach, 1e-6), 30.0, cfg.first_inv_s))
-
-
 def gather(
     posed: PosedCapture,
     region: ObjectRegion,
-    prior: PriorCloud,
+    cloud: Cloud,
     unit_from_world: Similarity,
     free: tuple[np.ndarray, np.ndarray],
+    start: Start,
     cfg: SurfaceConfig,
 ) -> Data:
     """Bring everything that the training draws from into the unit cube.
 
     free: points (n, 3) in the unit cube that are outside, and how far (n,) at least.
     """
-    below, below_normals = support_points(posed, region, region.diagonal() / 150)
-    points = np.concatenate([prior.points_world, below])
-    normals = np.concatenate([prior.normals_world, below_normals])
-    confidence = np.concatenate([prior.confidence, np.full(len(below), cfg.support_confidence)])
     cameras = unit_cameras(posed, unit_from_world)
-    surface = unit_from_world.apply(points), normals @ unit_from_world.rotation.T
     return Data(
         gather_pixels(posed, region, cfg.ring_share, cfg.pyramid.n_scales, cfg.max_pixels, cfg.seed),
         pixel_size(posed, unit_from_world),
         cameras,
         torch.from_numpy(unit_planes(region, unit_from_world)),
-        torch.from_numpy(surface[0]).float(),
-        torch.from_numpy(surface[1]).float(),
-        torch.from_numpy(confidence).float(),
-        len(prior.points_world),
+        torch.from_numpy(cloud.points).float(),
+        torch.from_numpy(cloud.normals).float(),
+        torch.from_numpy(cloud.confidence).float(),
+        cloud.n_prior,
         torch.from_numpy(free[0]),
         torch.from_numpy(free[1]),
-        gather_for_patches(posed, region, cameras, surface, cfg.patches),
+        start,
+        gather_for_patches(posed, region, cameras, (cloud.points, cloud.normals), cfg.patches),
     )
 
 
@@ -234,7 +215,8 @@ class Fit:
         self.correct_cameras()
         if whole:
             self.find_hidden()
-        skip = steps_to_skip(cfg.pace, seen, trainer.step / cfg.n_steps >= cfg.open_share, cfg.bake_every)
+        moves = trainer.released == 1 and trainer.step / cfg.n_steps >= cfg.open_share
+        skip = steps_to_skip(cfg.pace, seen, moves, cfg.bake_every)
         skip = min(skip, cfg.n_steps - 1 - trainer.step)
         trainer.step += skip
         self.n_skipped += skip

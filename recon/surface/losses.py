@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+HOLD_REACH = 0.03
+"""In edges of the unit cube: about what the start is wrong by in hollows."""
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -26,6 +29,11 @@ class LossConfig:
     """Turns the SDF's normals to the prior cloud's."""
     free_space: float = 1.0
     """Keeps the SDF as large as the distance, outside the visual hull and in what prior points are seen through."""
+    hold: float = 10.0
+    """Keeps the SDF where it starts while colours are learnt on it (`surface.hold_share`)."""
+    hold_left: float = 0.01
+    """Share of that weight that is left afterwards where no prior point is near. Higher keeps hollows as the start has
+    them, and its faults."""
     hidden: float = 0.3
     """Keeps the SDF negative in what no camera sees past the current surface, or caves grow there."""
     curvature: float = 0.0
@@ -46,20 +54,24 @@ class Losses:
     eikonal: Tensor
     points: Tensor
     free_space: Tensor
+    hold: Tensor
     hidden: Tensor
     curvature: Tensor
     gain: Tensor
     patches: Tensor
 
-    def total(self, cfg: LossConfig, open_share: float, patch_weight: float) -> Tensor:
-        """Their weighted sum when a share `open_share` of the levels that open on the way is open."""
+    def total(self, cfg: LossConfig, open_share: float, released: float, patch_weight: float) -> Tensor:
+        """Their weighted sum when a share `open_share` of the levels that open on the way is open, and the shape obeys
+        a share `released` of the photos' pull."""
         smoothness = 1 + (cfg.smoothness_left - 1) * open_share
+        hold = 1 + (cfg.hold_left - 1) * released
         return (
             self.colour
             + cfg.mask * self.mask
             + smoothness * cfg.eikonal * self.eikonal
             + cfg.points * self.points
             + cfg.free_space * self.free_space
+            + hold * cfg.hold * self.hold
             + cfg.hidden * self.hidden
             + smoothness * cfg.curvature * self.curvature
             + cfg.gain * self.gain
@@ -94,6 +106,15 @@ def opacity_loss(
     p = accumulated.clamp(max=1.0)  # accumulated weights may exceed 1 by rounding
     inside, beside = (-torch.log(right.clamp(max=enough) + 0.01) for right in (p, 1 - p))
     return torch.where(on, inside, torch.where(outside, beside, torch.zeros_like(p)))
+
+
+def hold_loss(sdf: Float[Tensor, " n"], start: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Mean of |f(x) - f_0(x)|, f_0 being the SDF at the start; 0 of none.
+
+    Where prior points or free space have moved it by `HOLD_REACH` it is held half as much (Geman-McClure weights).
+    """
+    off = (sdf - start).abs()
+    return (off / (1 + (off.detach() / HOLD_REACH) ** 2)).sum() / max(len(off), 1)
 
 
 def point_loss(

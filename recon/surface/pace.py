@@ -22,6 +22,6 @@ class PaceConfig:
     """Refreshes' worth of steps skipped at a time; 1 doubles the pace, raising it ends sooner still."""
 
 
-def steps_to_skip(cfg: PaceConfig, seen: Refresh, all_open: bool, bake_every: int) -> int:
-    """How many steps the schedule may leave out after a refresh; none before all levels are open."""
-    return cfg.n_skipped * bake_every if all_open and 1000 * seen.moved < cfg.still else 0
+def steps_to_skip(cfg: PaceConfig, seen: Refresh, may_move: bool, bake_every: int) -> int:
+    """How many steps the schedule may leave out after a refresh; none before it may move at all scales."""
+    return cfg.n_skipped * bake_every if may_move and 1000 * seen.moved < cfg.still else 0

@@ -112,10 +112,8 @@ def points_of(trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
     """All points (n, 3) that a step evaluates, those on rays first, and the directions (m, 3) of the latter."""
     middle = (batch.edges[:, 1:] + batch.edges[:, :-1]) / 2
     on_rays = (batch.origin[:, None] + middle[..., None] * batch.direction[:, None]).reshape(-1, 3)
-    data = trainer.data
-    others = [data.points[batch.point_idx], data.free_points[batch.free_idx], batch.hidden]
     direction = batch.direction[:, None].expand(*middle.shape, 3).reshape(-1, 3)
-    return torch.cat([on_rays, *others]), direction
+    return torch.cat([on_rays, *trainer.places(batch), trainer.neighbours(batch, middle)]), direction
 
 
 def encode_traffic(field: Field, n: int) -> int:

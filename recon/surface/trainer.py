@@ -18,7 +18,7 @@ from recon.surface.engine import Engine, open_sampler
 from recon.surface.field import Field
 from recon.surface.hidden import HiddenSpace
 from recon.surface.importance import RayDraw
-from recon.surface.losses import Losses, curvature, eikonal, opacity_loss, point_loss
+from recon.surface.losses import Losses, curvature, eikonal, hold_loss, opacity_loss, point_loss
 from recon.surface.patches import PatchRays, patch_loss
 from recon.surface.pixels import OBJECT, OUTSIDE, UNSURE
 from recon.surface.pyramid import blend_scales, scale_at
@@ -50,6 +50,8 @@ class Trainer:
             fused=True,
         )
         self.first_inv_s, self.open_share = cfg.first_inv_s, 0.0
+        self.released = 0.0
+        """How much of the photos' pull the shape obeys at this step, 0..1."""
         self.unseen = HiddenSpace(torch.zeros(0, 3), torch.zeros(0), 0.0).to(self.device)
         """What no camera sees past the surface as it was baked last."""
         self.rate, self.gradient_norm = 1.0, 0.0
@@ -84,19 +86,27 @@ class Trainer:
         share = min(1.0, self.step / self.cfg.n_steps / 0.8)
         return float(self.first_inv_s * (self.cfg.last_inv_s / self.first_inv_s) ** share)
 
+    def n_holding(self) -> int:
+        """How many of the start's places, from the first on, have a say at this step."""
+        cfg, start = self.cfg, self.data.start
+        if cfg.hold_share == 0 or cfg.loss.hold == 0:
+            return 0
+        return start.n_near if self.released < 1 else start.n_unknown if cfg.loss.hold_left > 0 else 0
+
     def point_reach(self) -> float:
         """How far a prior point may be from the surface at this step before it counts half, in unit lengths."""
         share = min(1.0, self.step / self.cfg.n_steps / self.cfg.open_share)
         return float(self.cfg.first_point_reach * (self.cfg.last_point_reach / self.cfg.first_point_reach) ** share)
 
-    def warm_start(self, points: np.ndarray, values: np.ndarray, n_steps: int = 200, n_points: int = 8192) -> None:
-        """Regress the SDF to the visual hull's before any ray is rendered."""
+    def warm_start(self, n_steps: int = 200, n_points: int = 8192) -> None:
+        """Regress the SDF to where it starts before any ray is rendered."""
+        start = self.data.start
         self.field.open_levels(self.cfg.first_levels)
-        here, wanted = (torch.from_numpy(a).to(self.device) for a in (points, values))
         for _ in range(n_steps):
-            chosen = self.rng.integers(0, len(points), size=n_points)
-            sdf, gradient, _ = self.field.geometry(here[chosen])
-            loss = 10 * (sdf - wanted[chosen]).abs().mean() + 0.1 * eikonal(gradient)
+            chosen = self.rng.integers(0, len(start.points), size=n_points)
+            at, wanted = start.around(chosen, self.rng.random((n_points, 3)))
+            sdf, gradient, _ = self.field.geometry(at)
+            loss = 10 * (sdf - wanted).abs().mean() + 0.1 * eikonal(gradient)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -109,6 +119,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = cfg.learning_rate * group["scale"] * warm * decay * self.rate
         self.open_share = min(1.0, done / cfg.open_share)
+        since = done - cfg.hold_share
+        self.released = min(max(since / max(cfg.release_share, 1e-6), 0.0), 1.0) if cfg.hold_share else 1.0
         n_open = cfg.first_levels + (cfg.n_levels - cfg.first_levels) * self.open_share
         self.field.open_levels(n_open)
         self.scale = scale_at(n_open, self.field.layout, self.data.pixel_size, cfg.pyramid)
@@ -120,21 +132,22 @@ class Trainer:
         self.schedule()
         losses = self.losses(self.draw(baker), baker.baked)
         self.optimizer.zero_grad()
-        losses.total(self.cfg.loss, self.open_share, self.patch_weight()).backward()
+        losses.total(self.cfg.loss, self.open_share, self.released, self.patch_weight()).backward()
         if self.gradient_norm:
             nn.utils.clip_grad_norm_(self.parameters(), self.gradient_norm)
         self.optimizer.step()
         self.step += 1
         # the patches' term is bounded, and grows with its weight: its coming in must not look like a breakdown
-        total = losses.total(self.cfg.loss, self.open_share, patch_weight=0.0).detach()
+        total = losses.total(self.cfg.loss, self.open_share, self.released, patch_weight=0.0).detach()
         for k, v in (losses.values() | {"total": total}).items():
             self._averages[k] = 0.95 * self._averages.get(k, v) + 0.05 * v
 
     def draw(self, baker: Baker) -> Batch:
         """What the next step trains on."""
         return draw_batch(
-            self.data, self.rays, self.cfg, self.rng, baker.baked, self.unseen, self.inv_s(), self.sample_rays
-        )
+            self.data, self.rays, self.cfg, self.rng, baker.baked, self.unseen, self.inv_s(), self.sample_rays,
+            self.n_holding(),
+        )  # fmt: skip
 
     def losses(self, batch: Batch, baked: BakedSdf) -> Losses:
         """Render the batch's rays and compare them with the photos, the prior cloud and the visual hull."""
@@ -144,11 +157,10 @@ class Trainer:
         x = (batch.origin[:, None] + middle[..., None] * batch.direction[:, None]).reshape(-1, 3)
         # one pass through the field for all points: a kernel call costs as much as a few hundred points
         aside = self.neighbours(batch, middle)
-        parts = [x, data.points[batch.point_idx], data.free_points[batch.free_idx], batch.hidden, aside]
-        together = torch.cat(parts)
-        sdf, gradient, geometry = self.field.geometry(together)
+        parts = [x, *self.places(batch), aside]
+        sdf, gradient, geometry = self.field.geometry(torch.cat(parts))
         normal = gradient / (gradient.norm(dim=1, keepdim=True) + 1e-6)
-        n, m, k, j = np.cumsum([len(part) for part in parts[:4]])
+        n, m, k, h, j = np.cumsum([len(part) for part in parts[:5]])
         direction = batch.direction[:, None].expand(*shape, 3).reshape(-1, 3)
         share = min(1.0, self.step / max(cfg.cosine_share * cfg.n_steps, 1e-6)) if cfg.cosine_share else 1.0
         cosine = annealed_cosine((gradient[:n] * direction).sum(1), share)
@@ -164,11 +176,18 @@ class Trainer:
             eikonal=eikonal(gradient),
             points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, self.point_reach(), cfg.loss),
             free_space=too_near.sum() / max(len(too_near), 1),
-            hidden=torch.relu(sdf[k:j] + (batch.hidden_depth - HIDDEN_SLACK).clamp(min=0)).sum() / max(j - k, 1),
+            hold=hold_loss(sdf[k:h], batch.held_distance),
+            hidden=torch.relu(sdf[h:j] + (batch.hidden_depth - HIDDEN_SLACK).clamp(min=0)).sum() / max(j - h, 1),
             curvature=curvature(normal[:n].view(*shape, 3)[batch.aside_idx, cfg.n_samples // 2], normal[j:]),
             gain=(self.log_gain**2).mean(),
             patches=self.compare_patches(batch, middle, sdf[:n].view(shape).detach(), baked),
         )
+
+    def places(self, batch: Batch) -> list[Float[Tensor, "n 3"]]:
+        """Where a step looks at the SDF besides on rays: at known, free, start's and hidden points."""
+        data = self.data
+        known, free = data.points[batch.point_idx], data.free_points[batch.free_idx]
+        return [known, free, batch.held, batch.hidden]
 
     def neighbours(self, batch: Batch, middle: Float[Tensor, "n_rays n_samples"]) -> Float[Tensor, "n 3"]:
         """Points a cell of the finest open level beside some rays' middle samples, where most of the weight lies."""
@@ -182,7 +201,7 @@ class Trainer:
 
     def patch_weight(self) -> float:
         """Of the patches' term at this step."""
-        return self.cfg.patches.weight_at(self.step / self.cfg.n_steps)
+        return self.cfg.patches.weight_at(self.step / self.cfg.n_steps) if self.released > 0 else 0.0
 
     def compare_patches(
         self,
@@ -208,6 +227,9 @@ class Trainer:
         pool = self.data.pool
         label = pool.label[batch.pixel_idx]
         target = blend_scales(pool.rgb[batch.pixel_idx], pool.coarse[batch.pixel_idx], self.scale)
+        # a colour that is not yet learnt is least wrong where nothing is: until it is, photos must not move the shape.
+        # They may turn its normals, which is how metal tells them
+        weights = weights.detach().lerp(weights, self.released)
         accumulated = weights.sum(1)
         gain = torch.exp(self.centred_gain()[batch.view_idx])
         # what is still transparent is filled with the photo: where the colour is right, opacity is the masks' business

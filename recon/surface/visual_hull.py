@@ -1,9 +1,9 @@
-"""The masks' visual hull as a signed distance, from which the fit starts."""
+"""The masks' visual hull as a signed distance, inside which the fit starts where nothing else is known."""
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from recon.data import ObjectRegion, PosedCapture, PriorCloud
@@ -54,18 +54,25 @@ def hull_sdf(
     return signed_distance(solid, baked.cell), signed_distance(carved if carved.any() else solid, baked.cell)
 
 
+def outside_at_least(
+    hull: Float32[np.ndarray, " n"], carved: Float32[np.ndarray, " n"], cell: float
+) -> Float32[np.ndarray, " n"]:
+    """How far outside the object places are for sure, where that is positive.
+
+    hull, carved: their distances to the visual hull and to what prior points leave of it. Masks are right to a few
+    pixels and their carving to half a cell: one cell of slack; what prior points are seen through is less sure: two.
+    """
+    return np.maximum(hull - cell, carved - 2 * cell).astype(np.float32)
+
+
 def free_space(
     points: Float32[np.ndarray, "n 3"],
     hull: Float32[np.ndarray, " n"],
     carved: Float32[np.ndarray, " n"],
     cell: float,
 ) -> tuple[Float32[np.ndarray, "n_free 3"], Float32[np.ndarray, " n_free"]]:
-    """Those of a grid's points that are outside for sure, and how far at least.
-
-    hull, carved: distances of the points to the visual hull and to what prior points leave of it. Masks are right to a
-    few pixels and their carving to half a cell: one cell of slack; what prior points are seen through is less sure: 2.
-    """
-    distance = np.maximum(hull - cell, carved - 2 * cell).astype(np.float32)
+    """Those of a grid's points that are outside for sure, and how far at least; see `outside_at_least`."""
+    distance = outside_at_least(hull, carved, cell)
     free = distance > 0
     return points[free], distance[free]
 
@@ -100,3 +107,23 @@ def support_points(posed: PosedCapture, region: ObjectRegion, spacing: float) ->
     standing = region.inside_hull(above) & carve(posed, region, above)
     points = points[standing]
     return points, np.broadcast_to(-normal, points.shape).copy()
+
+
+def blunt_start(
+    baked: BakedSdf,
+    carved: Float32[np.ndarray, "nx ny nz"],
+    points: Float[np.ndarray, "m 3"],
+    sharpest: float,
+) -> float:
+    """The sharpness 1/s to start with: blunt enough to reach from the visual hull to the prior points.
+
+    carved: distances at the baked grid's points to what is left of the hull. Few photos, or photos from one side, leave
+    a hull far outside the object. A density that is sharp from the start sees only the hull, and stays there.
+    """
+    if len(points) == 0:
+        return sharpest
+    index = ((points - baked.origin.cpu().numpy()) / baked.cell).round().astype(int)
+    depth = -carved[tuple(np.clip(index, 0, np.array(carved.shape) - 1).T)]
+    reach = float(np.percentile(depth, 75))
+    # 4: at a depth of 4 / (1/s) the logistic density has fallen to 2 % of its peak
+    return float(np.clip(4.0 / max(reach, 1e-6), 30.0, sharpest))
