@@ -31,8 +31,8 @@ def surface(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_every_ablation_is_an_option_that_changes_something(surface):
-    everything = surface.options([]).surface
-    changed = [surface.options(change).surface for name, change in surface.ABLATIONS if name != "everything"]
+    everything = surface.options([])
+    changed = [surface.options(change) for name, change in surface.ABLATIONS if name != "everything"]
     assert all(cfg != everything for cfg in changed) and len(set(map(repr, changed))) == len(changed)
     assert surface.options(["preset=draft", "surface.n_steps=7"]).surface.n_steps == 7
 

@@ -25,6 +25,7 @@ from recon.surface.patch_photos import PatchPhotos
 from recon.surface.patches import PatchConfig, gather_for_patches
 from recon.surface.pixels import gather_pixels, unit_cameras
 from recon.surface.sampling import sample_rays
+from recon.surface.start import Start
 from recon.surface.trainer import Trainer
 from recon.transforms import Rigid, umeyama
 
@@ -100,9 +101,10 @@ def corrected(posed: PosedCapture, region: ObjectRegion, cfg: CameraConfig = CAM
     none = torch.zeros(0, 3)
     planes = torch.from_numpy(unit_planes(region, unit))
     pool = gather_pixels(posed, region, 0.06, 1, 10**6, 0)
-    data = Data(pool, 0.0, cameras, planes, none, none, none[:, 0], 0, none, none[:, 0], photos)
-    centre, radius = torch.from_numpy(unit.apply(np.zeros((1, 3)))[0]).float(), RADIUS * unit.scale
     baked = empty_bake(region, unit, 64)
+    start = Start(baked, none, 0, 0)
+    data = Data(pool, 0.0, cameras, planes, none, none, none[:, 0], 0, none, none[:, 0], start, photos)
+    centre, radius = torch.from_numpy(unit.apply(np.zeros((1, 3)))[0]).float(), RADIUS * unit.scale
     baked.values.reshape(-1)[:] = sphere_geometry(baked.points(), centre, radius)[0]
     while corrections.due(1.0):
         found = find_patches(
