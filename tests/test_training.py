@@ -240,7 +240,7 @@ def test_steps_are_skipped_while_the_surface_stands_still():
     assert steps_to_skip(PaceConfig(), Refresh(-1, 1, 0.0), True, 50) == 0
 
 
-@pytest.mark.parametrize(("hold_share", "first", "skipped"), [(0.0, 20, 14), (0.4, 30, 9)])
+@pytest.mark.parametrize(("hold_share", "first", "skipped"), [(0.0, 20, 14), (0.4, 30, 10)])
 def test_a_fit_that_stands_still_ends_early_at_the_end_of_its_schedule(
     hold_share, first, skipped, scene, tmp_path, monkeypatch
 ):
