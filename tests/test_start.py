@@ -17,11 +17,15 @@ from recon.surface.config import SurfaceConfig
 from recon.surface.engine import Engine
 from recon.surface.fit import Fit, open_fit
 from recon.surface.losses import HOLD_REACH, LossConfig, Losses, hold_loss
-from recon.surface.start import HELD_REACH, LOST_CELLS, Cloud, Start, inset, make_start, start_distance, unit_cloud
+from recon.surface.start import HELD_BAND, LOST_CELLS, Cloud, Start, inset, make_start, start_distance, unit_cloud
 from recon.transforms import Similarity
 
 CELL, HULL_RADIUS, TRUE_RADIUS = 0.01, 0.3, 0.25
-INSIDE = 3 * CELL
+
+
+def inside(places: np.ndarray, cells: float = 3) -> np.ndarray:
+    """The same depth inside the hull at all places."""
+    return np.full(len(places), cells * CELL, np.float32)
 
 
 def places(n: int = 4000) -> np.ndarray:
@@ -55,26 +59,50 @@ def test_it_starts_on_the_cloud_and_inside_the_hull_where_there_is_none():
     at = places()
     radius = np.linalg.norm(at - 0.5, axis=1)
     hull = radius - np.float32(HULL_RADIUS)
-    start, known = start_distance(at, hull, INSIDE, half_a_sphere(), CELL)
+    start, known = start_distance(at, hull, inside(at), half_a_sphere(), CELL)
     near = (np.abs(radius - TRUE_RADIUS) < 1.5 * CELL) & (at[:, 2] > 0.55)
     assert near.sum() > 50
     # a twentieth of a cell: planes of eight points around stand for the sphere
     np.testing.assert_allclose(start[near], radius[near] - TRUE_RADIUS, atol=0.05 * CELL)
     far = (np.abs(radius - TRUE_RADIUS) > LOST_CELLS * CELL) | (at[:, 2] < 0.5 - LOST_CELLS * CELL)
-    np.testing.assert_array_equal(start[far], (hull + np.float32(INSIDE))[far])
+    np.testing.assert_array_equal(start[far], (hull + inside(at))[far])
     assert start.dtype == np.float32
     assert (known[near] == 1).all() and (known[far] == 0).all()
 
 
 def test_the_planes_of_a_cloud_end_with_it():
     """A flat piece of cloud says nothing of what lies beside it at the same height."""
-    grid = np.linspace(0.4, 0.6, 60)
-    x, y = (a.ravel() for a in np.meshgrid(grid, grid))
-    cloud = cloud_of(np.stack([x, y, np.full_like(x, 0.5)], 1), np.tile([0.0, 0.0, 1.0], (len(x), 1)))
+    cloud = flat_cloud(0.5, 0.2 / 59)
     at = np.array([[0.5, 0.5, 0.5], [0.6 + 2.1 * CELL, 0.5, 0.5]], np.float32)
     hull = np.full(2, -0.1, np.float32)
-    start, _ = start_distance(at, hull, INSIDE, cloud, CELL)
-    assert start == pytest.approx([0.0, -0.1 + INSIDE], abs=1e-6)
+    start, _ = start_distance(at, hull, inside(at), cloud, CELL)
+    assert start == pytest.approx([0.0, -0.1 + 3 * CELL], abs=1e-6)
+
+
+def flat_cloud(height: float, spacing: float, up: float = 1.0) -> Cloud:
+    """A square of points with normals along z."""
+    x, y = (a.ravel() for a in np.mgrid[0.4:0.6:spacing, 0.4:0.6:spacing])
+    return cloud_of(np.stack([x, y, np.full_like(x, height)], 1), np.tile([0.0, 0.0, up], (len(x), 1)))
+
+
+@pytest.mark.parametrize("cells", [3, 5, 8])
+def test_no_cave_is_left_below_a_known_surface(cells):
+    """There the hull, which that surface is, has been moved inwards past it."""
+    depth = np.linspace(0, 10, 41).astype(np.float32) * CELL
+    at = np.stack([np.full(41, 0.5), np.full(41, 0.5), 0.5 - depth], 1).astype(np.float32)
+    start, _ = start_distance(at, -depth, inside(at, cells), flat_cloud(0.5, CELL / 2), CELL)
+    np.testing.assert_allclose(start[depth <= 2 * CELL], -depth[depth <= 2 * CELL], atol=1e-6)
+    assert (start[depth > 2 * CELL] <= -CELL + 1e-6).all()
+
+
+def test_the_two_sides_of_a_sheet_are_not_averaged():
+    half = CELL / 4
+    top, bottom = flat_cloud(0.5 + half, 0.9 * CELL), flat_cloud(0.5 - half, 0.9 * CELL, -1)
+    sheet = cloud_of(*(np.concatenate([getattr(top, k), getattr(bottom, k)]) for k in ("points", "normals")))
+    at = np.random.default_rng(0).uniform(0.45, 0.55, (500, 3)).astype(np.float32)
+    at[:, 2] = 0.5 + 2 * half
+    start, _ = start_distance(at, inside(at, -2), inside(at), sheet, CELL)
+    np.testing.assert_allclose(start, half, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -83,21 +111,25 @@ def test_the_planes_of_a_cloud_end_with_it():
 def test_without_a_cloud_it_starts_inside_the_hull(cloud):
     at = places(50)
     hull = np.linspace(-0.1, 0.1, 50, dtype=np.float32)
-    np.testing.assert_array_equal(start_distance(at, hull, INSIDE, cloud, CELL)[0], hull + np.float32(INSIDE))
+    np.testing.assert_array_equal(start_distance(at, hull, inside(at), cloud, CELL)[0], hull + inside(at))
 
 
-@pytest.mark.parametrize(("deepest", "expected"), [(9, 3.0), (4, 3.0), (2.5, 1.5), (0.5, 0.0)])
-def test_something_of_a_thin_thing_is_left_to_start_from(deepest, expected):
-    hull = np.array([0.2, -deepest * CELL, 0.0], np.float32)
-    assert inset(hull, INSIDE, CELL) == pytest.approx(expected * CELL, abs=1e-6)
+@pytest.mark.parametrize(("radius", "expected"), [(9, 3.0), (4, 3.0), (2.5, 1.5), (0.5, 0.0)])
+def test_something_of_a_thin_part_is_left_to_start_from(radius, expected):
+    """A rod beside a block that is thick enough for any depth."""
+    x, y = np.mgrid[:60, :30].astype(np.float32) * CELL
+    rod = np.hypot(x - 0.15, y - 0.15) - np.float32(radius * CELL)
+    hull = np.repeat(np.minimum(rod, 0.45 - x)[..., None], 5, axis=2)
+    deep = inset(hull, 3 * CELL, CELL)
+    assert deep[15, 15, 2] == pytest.approx(expected * CELL, abs=1e-6)
+    assert deep[50, 15, 2] == pytest.approx(3 * CELL, abs=1e-6)
 
 
 def test_a_single_point_is_a_cloud():
     at = np.array([[0.5, 0.5, 0.5 + 0.5 * CELL]], np.float32)
     one = cloud_of(np.full((1, 3), 0.5), np.array([[0.0, 0.0, 1.0]]))
-    assert start_distance(at, np.full(1, -0.1, np.float32), INSIDE, one, CELL)[0] == pytest.approx(
-        [0.5 * CELL], abs=1e-6
-    )
+    start, _ = start_distance(at, np.full(1, -0.1, np.float32), inside(at), one, CELL)
+    assert start == pytest.approx([0.5 * CELL], abs=1e-6)
 
 
 def test_prior_and_underside_are_brought_into_the_unit_cube(tmp_path):
@@ -119,7 +151,7 @@ def test_prior_and_underside_are_brought_into_the_unit_cube(tmp_path):
 def small_start() -> tuple[BakedSdf, Start]:
     """Five of the 27 points of a grid, of which two are near the surface and one of these is unknown."""
     grid = BakedSdf(torch.zeros(3), 0.1, torch.full((3, 3, 3), 0.7))
-    distance = np.array([0.5, -0.01, 2 * HELD_REACH, 0.05, -3 * HELD_REACH], np.float32)
+    distance = np.array([0.5, -0.01, 2 * HELD_BAND, 0.05, -3 * HELD_BAND], np.float32)
     known = np.array([0, 1, 1, 0.2, 0], np.float32)
     return grid, make_start(grid, torch.tensor([0, 1, 2, 3, 4]), distance, known)
 
@@ -132,7 +164,7 @@ def test_unknown_places_near_the_surface_come_first():
     np.testing.assert_allclose(start.points[:, 2], [0, 0.1, 0, 0.2, 0.1], atol=1e-6)
     _, there = start.around(torch.arange(5), torch.full((5, 3), 0.5))
     # the grid's last plane is read a thousandth of a cell inside
-    assert there.tolist() == pytest.approx([0.05, -0.01, 0.5, 2 * HELD_REACH, -3 * HELD_REACH], abs=2e-3)
+    assert there.tolist() == pytest.approx([0.05, -0.01, 0.5, 2 * HELD_BAND, -3 * HELD_BAND], abs=2e-3)
     assert (grid.values == 0.7).all(), "the baked grid keeps its own"
 
 
@@ -140,7 +172,7 @@ def test_the_start_is_told_between_its_points_too():
     _, start = small_start()
     at, there = start.around(torch.tensor([1]), torch.tensor([[0.5, 0.5, 1.0]]))
     np.testing.assert_allclose(at, [[0, 0, 0.15]], atol=1e-6)
-    assert there.tolist() == pytest.approx([(-0.01 + 2 * HELD_REACH) / 2], abs=1e-6)
+    assert there.tolist() == pytest.approx([(-0.01 + 2 * HELD_BAND) / 2], abs=1e-6)
 
 
 def test_the_start_pulls_less_at_what_has_moved_far():
@@ -208,6 +240,17 @@ def test_nothing_is_drawn_to_hold_what_is_free(no_gpu, tmp_path):
     fit = open_fit(posed, region, sphere_cloud(0), cfg, Job("fit", tmp_path))
     fit.trainer.schedule()
     assert fit.trainer.released == 1.0 and len(fit.trainer.draw(fit.baker).held) == 0
+
+
+def test_patches_have_partners_without_prior_points_too(no_gpu, tmp_path):
+    """The underside's points face no camera, and say nothing of which photos see the same."""
+    posed, region = sphere_scene(tmp_path / "scene", n_views=20)
+    posed = replace(posed, support_plane=SupportPlane(np.array([0.0, 0.0, 1.0]), -0.09, 1.0))
+    region = replace(region, rests_on_support=True)
+    fit = open_fit(posed, region, sphere_cloud(0), SurfaceConfig(**SMALL), Job("fit", tmp_path))
+    data = fit.trainer.data
+    assert data.n_prior == 0 and len(data.points) > 0
+    assert data.photos is not None and (data.photos.neighbours >= 0).any(1).all()
 
 
 def test_a_shape_that_would_never_be_free_is_refused():

@@ -29,12 +29,12 @@ from recon.surface.start import Cloud, Start, inset, make_start, start_distance,
 from recon.surface.trainer import Trainer
 from recon.surface.trust import doubted, sentence_about
 from recon.surface.viewer import Moment, Viewer, viewing
-from recon.surface.visual_hull import blunt_start, free_space, hull_sdf, outside_at_least
+from recon.surface.visual_hull import blunt_start, hull_sdf, outside_at_least
 from recon.surface.watch import Watch
 from recon.transforms import Similarity
 
 
-@stage(result=SurfaceField, version=17, resumable=True)
+@stage(result=SurfaceField, version=18, resumable=True)
 def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
@@ -79,11 +79,12 @@ def open_fit(posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: 
     hull_grid, carved_grid = hull_sdf(baker.baked, posed, region, prior, unit_from_world)
     hull, carved = (grid.reshape(-1)[near_idx] for grid in (hull_grid, carved_grid))
     cloud = unit_cloud(posed, region, prior, unit_from_world, cfg.support_confidence)
-    free = free_space(near, hull, carved, cell)
-    inside = inset(carved, cfg.start_inside * cell, cell)
+    outside = outside_at_least(hull, carved, cell)
+    inside = inset(carved_grid, cfg.start_inside * cell, cell).reshape(-1)[near_idx]
     distance, known = start_distance(near, carved, inside, cloud, cell)
-    distance = np.maximum(distance, outside_at_least(hull, carved, cell))  # a wrong point may lie out there
+    distance = np.maximum(distance, outside)  # a wrong point may lie out there
     start = make_start(baker.baked, baker.near_hull, distance, known)
+    free = near[outside > 0], outside[outside > 0]
     data = gather(posed, region, cloud, unit_from_world, free, start, cfg)
     job.notes |= {
         "engine": engine.name,
@@ -138,7 +139,9 @@ def gather(
         torch.from_numpy(free[0]),
         torch.from_numpy(free[1]),
         start,
-        gather_for_patches(posed, region, cameras, (cloud.points, cloud.normals), cfg.patches),
+        gather_for_patches(
+            posed, region, cameras, (cloud.points[: cloud.n_prior], cloud.normals[: cloud.n_prior]), cfg.patches
+        ),
     )
 
 

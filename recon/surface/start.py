@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
+from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -21,7 +22,7 @@ N_NEAREST = 8
 TRUSTED_CELLS, LOST_CELLS, ASIDE_CELLS = 2.0, 4.0, 2.0
 """How far from the cloud its distance counts fully, how far not at all, and how far beside its edge not at all; in
 cells of the first baked grid."""
-HELD_REACH = 0.1
+HELD_BAND = 0.1
 """How far to either side of the surface the start is held, in edges of the unit cube."""
 
 
@@ -79,13 +80,20 @@ def unit_cloud(
     )
 
 
-def inset(hull: Float32[np.ndarray, " n"], wanted: float, cell: float) -> float:
-    """How far inside the visual hull to start: as far as wanted, but so that a cell of its thickest part is left."""
-    return max(0.0, min(wanted, -float(hull.min()) - cell))
+def inset(hull: Float32[np.ndarray, "nx ny nz"], wanted: float, cell: float) -> Float32[np.ndarray, "nx ny nz"]:
+    """How far inside the visual hull to start around each of a grid's points: as far as wanted, but so that a cell of
+    the thickest part about there is left. hull: distances to it."""
+    reach = 2 * int(np.ceil(wanted / cell) + 1) + 1
+    deepest: Float32[np.ndarray, "nx ny nz"] = maximum_filter(-hull, size=reach)
+    return np.clip(deepest - np.float32(cell), np.float32(0), np.float32(wanted))
 
 
 def start_distance(
-    at: Float32[np.ndarray, "n 3"], hull: Float32[np.ndarray, " n"], inside: float, cloud: Cloud, cell: float
+    at: Float32[np.ndarray, "n 3"],
+    hull: Float32[np.ndarray, " n"],
+    inside: Float32[np.ndarray, " n"],
+    cloud: Cloud,
+    cell: float,
 ) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
     """Signed distances (unit lengths) at places to the surface to start from, and what share of each the cloud tells.
 
@@ -93,29 +101,44 @@ def start_distance(
     moved inwards: a surface grows out to the masks more readily than it digs in. Where the surface is known there is
     nothing to grow, and what moves there drags its surroundings along.
 
-    hull: distances to the visual hull at the places; inside: how far to move that inwards; cell: of the grid that the
-    places are on.
+    hull: distances to the visual hull at the places; inside: how far to move that inwards there; cell: of the grid
+    that the places are on.
     """
-    start, known = hull + np.float32(inside), np.zeros(len(at), np.float32)
+    start, known = hull + inside, np.zeros(len(at), np.float32)
     used = np.flatnonzero(cloud.confidence > 0)
     if len(used) == 0:
         return start, known
+    reach = cell * max(LOST_CELLS, float(inside.max()) / cell + TRUSTED_CELLS)
+    near, distance, plane = plane_heights(at, cloud, used, reach, cell)
+    # beside the cloud's edge its planes say nothing
+    aside = np.sqrt(np.maximum(distance**2 - plane**2, 0)) / cell
+    trust = np.clip((LOST_CELLS - distance / cell) / (LOST_CELLS - TRUSTED_CELLS), 0, 1)
+    trust *= np.clip(ASIDE_CELLS - aside, 0, 1)
+    start[near] += (trust * (plane - start[near])).astype(np.float32)
+    known[near] = trust
+    # below what is known, where the hull is that surface and not another, moving it inwards would leave a cave
+    solid = (plane < 0) & (aside < ASIDE_CELLS) & (hull[near] < plane + cell / 2)
+    ceiling = np.where(solid, np.maximum(plane, -cell), np.inf)
+    start[near] = np.minimum(start[near], ceiling.astype(np.float32))
+    return start, known
+
+
+def plane_heights(
+    at: Float32[np.ndarray, "n 3"], cloud: Cloud, used: Int64[np.ndarray, " m"], reach: float, cell: float
+) -> tuple[Int64[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Which places have a point of the cloud within reach, how far the nearest is, and how high above the planes of
+    the nearest few each of them lies."""
     points, normals, confidence = cloud.points[used], cloud.normals[used], cloud.confidence[used]
-    distance, nearest = cKDTree(points).query(at, N_NEAREST, workers=-1, distance_upper_bound=LOST_CELLS * cell)
+    distance, nearest = cKDTree(points).query(at, N_NEAREST, workers=-1, distance_upper_bound=reach)
     near = np.flatnonzero(np.isfinite(distance[:, 0]))
     distance, found = distance[near], np.isfinite(distance[near])
     which = np.where(found, nearest[near], 0)
     height = ((at[near, None] - points[which]) * normals[which]).sum(-1)
+    # the other side of a sheet is not this surface
+    same_side = (normals[which] * normals[which[:, :1]]).sum(-1) > 0
     nearness = np.exp(-(((np.where(found, distance, 0) - distance[:, :1]) / cell) ** 2))
-    weight = np.where(found, confidence[which] * nearness, 0)
-    plane = (weight * height).sum(1) / weight.sum(1)
-    # beside the cloud's edge its planes say nothing
-    aside = np.sqrt(np.maximum(distance[:, 0] ** 2 - plane**2, 0)) / cell
-    trust = np.clip((LOST_CELLS - distance[:, 0] / cell) / (LOST_CELLS - TRUSTED_CELLS), 0, 1)
-    trust *= np.clip(ASIDE_CELLS - aside, 0, 1)
-    start[near] += (trust * (plane - start[near])).astype(np.float32)
-    known[near] = trust
-    return start, known
+    weight = np.where(found & same_side, confidence[which] * nearness, 0)
+    return near, distance[:, 0], (weight * height).sum(1) / weight.sum(1)
 
 
 def make_start(
@@ -125,7 +148,7 @@ def make_start(
 
     node_idx: of the points; known: share of each distance that a cloud tells.
     """
-    near = np.abs(distance) < HELD_REACH
+    near = np.abs(distance) < HELD_BAND
     unknown = near & (known < 0.5)
     order = np.concatenate([np.flatnonzero(part) for part in (unknown, near & ~unknown, ~near)])
     device = grid.values.device

@@ -50,8 +50,6 @@ class Trainer:
             fused=True,
         )
         self.first_inv_s, self.open_share = cfg.first_inv_s, 0.0
-        self.released = 0.0
-        """How much of the photos' pull the shape obeys at this step, 0..1."""
         self.unseen = HiddenSpace(torch.zeros(0, 3), torch.zeros(0), 0.0).to(self.device)
         """What no camera sees past the surface as it was baked last."""
         self.rate, self.gradient_norm = 1.0, 0.0
@@ -86,6 +84,14 @@ class Trainer:
         share = min(1.0, self.step / self.cfg.n_steps / 0.8)
         return float(self.first_inv_s * (self.cfg.last_inv_s / self.first_inv_s) ** share)
 
+    @property
+    def released(self) -> float:
+        """How much of the photos' pull the shape obeys at this step, 0..1."""
+        if self.cfg.hold_share == 0:
+            return 1.0
+        since = self.step / self.cfg.n_steps - self.cfg.hold_share
+        return min(max(since / max(self.cfg.release_share, 1e-6), 0.0), 1.0)
+
     def n_holding(self) -> int:
         """How many of the start's places, from the first on, have a say at this step."""
         cfg, start = self.cfg, self.data.start
@@ -119,8 +125,6 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = cfg.learning_rate * group["scale"] * warm * decay * self.rate
         self.open_share = min(1.0, done / cfg.open_share)
-        since = done - cfg.hold_share
-        self.released = min(max(since / max(cfg.release_share, 1e-6), 0.0), 1.0) if cfg.hold_share else 1.0
         n_open = cfg.first_levels + (cfg.n_levels - cfg.first_levels) * self.open_share
         self.field.open_levels(n_open)
         self.scale = scale_at(n_open, self.field.layout, self.data.pixel_size, cfg.pyramid)
@@ -130,15 +134,16 @@ class Trainer:
     def train_step(self, baker: Baker) -> None:
         """One step of the optimiser on one batch of rays and points."""
         self.schedule()
+        released = self.released
         losses = self.losses(self.draw(baker), baker.baked)
         self.optimizer.zero_grad()
-        losses.total(self.cfg.loss, self.open_share, self.released, self.patch_weight()).backward()
+        losses.total(self.cfg.loss, self.open_share, released, self.patch_weight()).backward()
         if self.gradient_norm:
             nn.utils.clip_grad_norm_(self.parameters(), self.gradient_norm)
         self.optimizer.step()
         self.step += 1
         # the patches' term is bounded, and grows with its weight: its coming in must not look like a breakdown
-        total = losses.total(self.cfg.loss, self.open_share, self.released, patch_weight=0.0).detach()
+        total = losses.total(self.cfg.loss, self.open_share, released, patch_weight=0.0).detach()
         for k, v in (losses.values() | {"total": total}).items():
             self._averages[k] = 0.95 * self._averages.get(k, v) + 0.05 * v
 

@@ -57,24 +57,12 @@ def hull_sdf(
 def outside_at_least(
     hull: Float32[np.ndarray, " n"], carved: Float32[np.ndarray, " n"], cell: float
 ) -> Float32[np.ndarray, " n"]:
-    """How far outside the object places are for sure, where that is positive.
+    """How far outside the object places are at least; where that is negative, they may be in it that deep.
 
     hull, carved: their distances to the visual hull and to what prior points leave of it. Masks are right to a few
     pixels and their carving to half a cell: one cell of slack; what prior points are seen through is less sure: two.
     """
     return np.maximum(hull - cell, carved - 2 * cell).astype(np.float32)
-
-
-def free_space(
-    points: Float32[np.ndarray, "n 3"],
-    hull: Float32[np.ndarray, " n"],
-    carved: Float32[np.ndarray, " n"],
-    cell: float,
-) -> tuple[Float32[np.ndarray, "n_free 3"], Float32[np.ndarray, " n_free"]]:
-    """Those of a grid's points that are outside for sure, and how far at least; see `outside_at_least`."""
-    distance = outside_at_least(hull, carved, cell)
-    free = distance > 0
-    return points[free], distance[free]
 
 
 def signed_distance(solid: np.ndarray, cell: float) -> np.ndarray:
