@@ -60,9 +60,9 @@ class SurfaceConfig:
     """Sharpness 1/s of the NeuS density at the start, per edge of the unit cube, at most: it starts blunter where the
     prior points lie far inside the visual hull. Higher trusts the hull more."""
     start_inside: float = 3.0
-    """How far inside the visual hull the surface starts where no prior point is near, in cells of the first baked grid.
-    A surface grows out to the masks more readily than it digs in: higher finds concavities, and loses thinner parts at
-    first."""
+    """How far inside the visual hull the surface starts where no prior point is near, in cells of the first baked grid,
+    and less where a part is too thin for it. A surface grows out to the masks more readily than it digs in: higher finds
+    concavities, and leaves convex parts too deep."""
     hold_share: float = 0.4
     """Share of the steps over which photos do not move the shape from where it starts, while its colours are learnt:
     wrong colours would dissolve it, and masks swell it again, over every hollow. 0: it is never held."""
