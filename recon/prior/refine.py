@@ -32,18 +32,20 @@ MOST_TETHER_PLANES = 3.0
 @dataclass(frozen=True)
 class RefineConfig:
     rounds: int = 2
-    """Scans over the image. Raising it costs time in proportion and gains little after the second."""
+    """Scans over the image, where the plane sweep came first (after the network: `prior.network.refine_rounds`).
+    Raising it costs time in proportion and gains little after the second."""
     radius_px: int = 4
     """Half the matching window's side at working size. Raising it helps weak texture and blurs detail."""
     stride_px: int = 2
     """Every which pixel of the window is looked at."""
     search_planes: float = 1.5
-    """How far from the swept depth the first random change may lead, in plane steps of the sweep."""
+    """How far from the depth before it the first random change may lead, in plane steps of the sweep."""
     tether: float = 0.05
-    """Cost of each plane step of the sweep away from the swept depth (counted up to three). Raising it keeps weak
+    """Cost of each plane step of the sweep away from that depth (counted up to three). Raising it keeps weak
     texture smooth; where texture is strong it has no say."""
     worst_cost: float = 0.6
-    """1 - NCC at which confidence reaches 0 and the pixel is dropped. Lowering it drops weak texture sooner."""
+    """1 - NCC at which confidence reaches 0 and the pixel is dropped, unless the network found it. Lowering it drops
+    weak texture sooner."""
 
 
 class Sources(NamedTuple):

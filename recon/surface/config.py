@@ -53,25 +53,27 @@ class SurfaceConfig:
     """Explain colour as paint under diffuse light plus surroundings that the whole surface mirrors (Ref-NeRF), so that
     highlights cannot be painted onto a wrong shape; for metal and gloss."""
     open_share: float = 0.4
-    """Share of the steps after which all levels are open (coarse to fine)."""
+    """Share of the steps after which all levels are open (coarse to fine); the photos' scales and the prior points'
+    reach go with them. 0: at once."""
     first_levels: int = 4
     """Levels open at the start."""
     first_inv_s: float = 400.0
     """Sharpness 1/s of the NeuS density at the start, per edge of the unit cube, at most: it starts blunter where the
-    prior points lie far inside the visual hull. Higher trusts the hull more."""
+    prior points lie far inside the visual hull. Sharper moves less of the shape at a time."""
     start_inside: float = 3.0
     """How far inside the visual hull the surface starts where no prior point is near, in cells of the first baked grid,
-    and less where a part is too thin for it. A surface grows out to the masks more readily than it digs in: higher finds
-    concavities, and leaves convex parts too deep."""
+    and less where a part is too thin for it. A surface grows out to the masks more readily than it digs in: higher
+    finds concavities, and leaves convex parts too deep."""
     hold_share: float = 0.4
     """Share of the steps over which photos do not move the shape from where it starts, while its colours are learnt:
     wrong colours would dissolve it, and masks swell it again, over every hollow. 0: it is never held."""
     release_share: float = 0.1
-    """Share of the steps over which the pull of colours and masks on the shape then grows to its full size."""
+    """Share of the steps over which the pull of colours and masks on the shape then grows to its full size, and the
+    hold falls to what is left of it."""
     last_inv_s: float = 2500.0
     """Sharpness from four fifths of the steps on; higher lets the surface follow finer detail, and noise."""
     support_share: float = 0.1
-    """Share of the prior points a step that close the underside."""
+    """Points a step that close the underside, besides the prior points, as a share of these."""
     support_confidence: float = 0.5
     """Confidence of the points on the support plane that close the underside, 0 to leave it open."""
     cosine_share: float = 0.0

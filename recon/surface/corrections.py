@@ -38,7 +38,8 @@ class CameraConfig:
     likely_focal: float = 0.002
     """How far focal lengths are likely off, as a share; 0 leaves them alone."""
     first_share: float = 0.2
-    """Share of the steps after which cameras are corrected first: the shape must stand."""
+    """Share of the steps after which cameras are corrected first; until `surface.hold_share` on the shape that the fit
+    starts from."""
     n_times: int = 3
     """How often they are corrected ..."""
     every_share: float = 0.15

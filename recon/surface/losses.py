@@ -32,8 +32,8 @@ class LossConfig:
     hold: float = 10.0
     """Keeps the SDF where it starts while colours are learnt on it (`surface.hold_share`)."""
     hold_left: float = 0.01
-    """Share of that weight that is left afterwards where no prior point is near. Higher keeps hollows as the start has
-    them, and its faults."""
+    """Share of that weight that is left afterwards where neither a prior point nor the closed underside is near. Higher
+    keeps hollows as the start has them, and its faults."""
     hidden: float = 0.3
     """Keeps the SDF negative in what no camera sees past the current surface, or caves grow there."""
     curvature: float = 0.0

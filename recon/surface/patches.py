@@ -56,7 +56,8 @@ class PatchConfig:
     weight: float = 3.0
     """Of the patches' term against the colour term's 1; 0 leaves it out."""
     start_share: float = 0.4
-    """Share of the steps after which it begins; before, the surface is too far off for patches to tell its side."""
+    """Share of the steps after which it begins, but never while the shape is held (`surface.hold_share`); earlier digs
+    hollows, and pulls gloss inwards."""
     ramp_share: float = 0.1
     """Share of the steps over which it then grows to its full weight."""
     n_rays: int = 512

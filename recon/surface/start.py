@@ -1,4 +1,4 @@
-"""Where the fit starts: on the prior cloud where there is one, well inside the visual hull elsewhere."""
+"""Where the fit starts: on the prior cloud where there is one, elsewhere inside what is left of the visual hull."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class Trainer:
 
     def point_reach(self) -> float:
         """How far a prior point may be from the surface at this step before it counts half, in unit lengths."""
-        share = min(1.0, self.step / self.cfg.n_steps / self.cfg.open_share)
+        share = min(1.0, self.step / self.cfg.n_steps / max(self.cfg.open_share, 1e-6))
         return float(self.cfg.first_point_reach * (self.cfg.last_point_reach / self.cfg.first_point_reach) ** share)
 
     def warm_start(self, n_steps: int = 200, n_points: int = 8192) -> None:
@@ -124,7 +124,7 @@ class Trainer:
         decay = 0.03 ** max(0.0, (done - 0.3) / 0.7)
         for group in self.optimizer.param_groups:
             group["lr"] = cfg.learning_rate * group["scale"] * warm * decay * self.rate
-        self.open_share = min(1.0, done / cfg.open_share)
+        self.open_share = min(1.0, done / max(cfg.open_share, 1e-6))
         n_open = cfg.first_levels + (cfg.n_levels - cfg.first_levels) * self.open_share
         self.field.open_levels(n_open)
         self.scale = scale_at(n_open, self.field.layout, self.data.pixel_size, cfg.pyramid)

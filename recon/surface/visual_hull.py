@@ -106,7 +106,7 @@ def blunt_start(
     """The sharpness 1/s to start with: blunt enough to reach from the visual hull to the prior points.
 
     carved: distances at the baked grid's points to what is left of the hull. Few photos, or photos from one side, leave
-    a hull far outside the object. A density that is sharp from the start sees only the hull, and stays there.
+    a hull far outside the object, where a density that is sharp from the start sees nothing else.
     """
     if len(points) == 0:
         return sharpest
