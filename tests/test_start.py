@@ -206,6 +206,15 @@ def test_photos_move_the_shape_only_when_colours_are_learnt(trained, step, relea
     assert trainer.n_holding() == (start.n_unknown if released == 1 else start.n_near)
 
 
+def test_all_levels_open_at_once_where_none_is_to_open_later(trained, monkeypatch):
+    fit, cfg = trained
+    monkeypatch.setattr(fit.trainer, "cfg", replace(cfg, open_share=0.0))
+    fit.trainer.step = 1
+    fit.trainer.schedule()
+    assert fit.trainer.field.n_open == cfg.n_levels
+    assert fit.trainer.point_reach() == pytest.approx(cfg.last_point_reach)
+
+
 def test_a_held_shape_stays_where_it_started_and_then_moves(no_gpu, tmp_path):
     """Masks ask for a larger ball than the one it starts as."""
     posed, region = sphere_scene(tmp_path / "scene", n_views=6)
