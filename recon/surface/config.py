@@ -59,7 +59,8 @@ class SurfaceConfig:
     """Levels open at the start."""
     first_inv_s: float = 400.0
     """Sharpness 1/s of the NeuS density at the start, per edge of the unit cube, at most: it starts blunter where the
-    prior points lie far inside the visual hull. Sharper moves less of the shape at a time."""
+    prior points lie far inside the visual hull. A sharper density reaches less far to either side
+    of the surface."""
     start_inside: float = 3.0
     """How far inside the visual hull the surface starts where no prior point is near, in cells of the first baked grid,
     and less where a part is too thin for it. A surface grows out to the masks more readily than it digs in: higher

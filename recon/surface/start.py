@@ -116,7 +116,7 @@ def start_distance(
     trust *= np.clip(ASIDE_CELLS - aside, 0, 1)
     start[near] += (trust * (plane - start[near])).astype(np.float32)
     known[near] = trust
-    # below what is known, where the hull is that surface and not another, moving it inwards would leave a cave
+    # below what is known, where the hull is that surface and not another, moving it far inwards would leave a cave
     solid = (plane < 0) & (aside < ASIDE_CELLS) & (hull[near] < plane + cell / 2)
     ceiling = np.where(solid, np.maximum(plane, -cell), np.inf)
     start[near] = np.minimum(start[near], ceiling.astype(np.float32))

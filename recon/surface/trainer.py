@@ -49,7 +49,7 @@ class Trainer:
             eps=1e-15,  # Instant-NGP's: a row that is seldom hit has tiny gradients and must still move
             fused=True,
         )
-        self.first_inv_s, self.open_share = cfg.first_inv_s, 0.0
+        self.first_inv_s = cfg.first_inv_s
         self.unseen = HiddenSpace(torch.zeros(0, 3), torch.zeros(0), 0.0).to(self.device)
         """What no camera sees past the surface as it was baked last."""
         self.rate, self.gradient_norm = 1.0, 0.0
@@ -85,6 +85,11 @@ class Trainer:
         return float(self.first_inv_s * (self.cfg.last_inv_s / self.first_inv_s) ** share)
 
     @property
+    def open_share(self) -> float:
+        """How much of the levels that open on the way is open at this step, 0..1."""
+        return min(1.0, self.step / self.cfg.n_steps / max(self.cfg.open_share, 1e-6))
+
+    @property
     def released(self) -> float:
         """How much of the photos' pull the shape obeys at this step, 0..1."""
         if self.cfg.hold_share == 0:
@@ -101,8 +106,8 @@ class Trainer:
 
     def point_reach(self) -> float:
         """How far a prior point may be from the surface at this step before it counts half, in unit lengths."""
-        share = min(1.0, self.step / self.cfg.n_steps / max(self.cfg.open_share, 1e-6))
-        return float(self.cfg.first_point_reach * (self.cfg.last_point_reach / self.cfg.first_point_reach) ** share)
+        cfg = self.cfg
+        return float(cfg.first_point_reach * (cfg.last_point_reach / cfg.first_point_reach) ** self.open_share)
 
     def warm_start(self, n_steps: int = 200, n_points: int = 8192) -> None:
         """Regress the SDF to where it starts before any ray is rendered."""
@@ -124,7 +129,6 @@ class Trainer:
         decay = 0.03 ** max(0.0, (done - 0.3) / 0.7)
         for group in self.optimizer.param_groups:
             group["lr"] = cfg.learning_rate * group["scale"] * warm * decay * self.rate
-        self.open_share = min(1.0, done / max(cfg.open_share, 1e-6))
         n_open = cfg.first_levels + (cfg.n_levels - cfg.first_levels) * self.open_share
         self.field.open_levels(n_open)
         self.scale = scale_at(n_open, self.field.layout, self.data.pixel_size, cfg.pyramid)
@@ -134,18 +138,17 @@ class Trainer:
     def train_step(self, baker: Baker) -> None:
         """One step of the optimiser on one batch of rays and points."""
         self.schedule()
-        released = self.released
         losses = self.losses(self.draw(baker), baker.baked)
         self.optimizer.zero_grad()
-        losses.total(self.cfg.loss, self.open_share, released, self.patch_weight()).backward()
+        losses.total(self.cfg.loss, self.open_share, self.released, self.patch_weight()).backward()
         if self.gradient_norm:
             nn.utils.clip_grad_norm_(self.parameters(), self.gradient_norm)
         self.optimizer.step()
-        self.step += 1
         # the patches' term is bounded, and grows with its weight: its coming in must not look like a breakdown
-        total = losses.total(self.cfg.loss, self.open_share, released, patch_weight=0.0).detach()
+        total = losses.total(self.cfg.loss, self.open_share, self.released, patch_weight=0.0).detach()
         for k, v in (losses.values() | {"total": total}).items():
             self._averages[k] = 0.95 * self._averages.get(k, v) + 0.05 * v
+        self.step += 1
 
     def draw(self, baker: Baker) -> Batch:
         """What the next step trains on."""
