@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,8 @@ from recon.surface.engine import Engine
 from recon.surface.field import Field, FieldConfig
 from recon.surface.fit import fit_surface
 from recon.surface.free_space import carve_looked_through, towards_best_views
-from recon.surface.hashgrid import GridLayout, encode_reference
-from recon.surface.hashgrid_cpu import encode_cpu, features_cpu
+from recon.surface.hashgrid import GridLayout, ReferenceGrid, encode_reference
+from recon.surface.hashgrid_cpu import CpuGrid, features_cpu
 from recon.surface.losses import LossConfig, Losses, opacity_loss
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
 from recon.surface.sampling import clip_to_planes, sample_rays
@@ -35,21 +37,27 @@ def test_layout_follows_tiny_cuda_nn():
     assert LAYOUT.scales()[0] == pytest.approx(3)
 
 
-def test_kernels_match_the_reference_in_values_and_gradients():
+@pytest.mark.parametrize("n_features", [1, 2, 4])
+def test_kernels_match_the_reference_in_values_and_gradients(n_features):
     torch.manual_seed(0)
-    table = torch.randn(LAYOUT.n_rows(), 2)
-    x, level_weight = torch.rand(500, 3), torch.tensor([1, 1, 1, 1, 0.3, 0.0])
-    tables = [table.clone().requires_grad_() for _ in range(2)]
-    outputs = [f(LAYOUT, t, x, level_weight) for f, t in zip((encode_reference, encode_cpu), tables, strict=True)]
-    seeds = [torch.randn_like(v) for v in outputs[0]]
-    for out in outputs:
-        sum((v * s).sum() for v, s in zip(out, seeds, strict=True)).backward()
-    for a, b in [*zip(*outputs, strict=True), (tables[0].grad, tables[1].grad)]:
+    layout = replace(LAYOUT, n_features=n_features)
+    table, x = torch.randn(layout.n_rows(), n_features), torch.rand(500, 3)
+    x[:4] = torch.tensor([[1.4, 0.5, 1.2], [-0.3, 0.2, 0.9], [0, 0, 0], [1, 1, 1]])  # patches may look beyond the cube
+    level_weight = torch.tensor([1, 1, 1, 1, 0.3, 0.0])
+    towards, of_features, of_pull = (torch.randn(500, n) for n in (6 * n_features, 6 * n_features, 3))
+    found = []
+    for grid in ReferenceGrid(layout), CpuGrid(layout):
+        rows, g = table.clone().requires_grad_(), towards.clone().requires_grad_()
+        features, pull = grid.encode(rows, x, level_weight)
+        pulled = pull(g)
+        ((features * of_features).sum() + (pulled * of_pull).sum()).backward()
+        assert rows.grad.abs().max() > 0 and g.grad.abs().max() > 0
+        found.append((features.detach(), pulled.detach(), rows.grad, g.grad))
+    for a, b in zip(*found, strict=True):
         # float32 sums in another order, with fused multiply-adds: 1e-5 of the largest value
         assert (a - b).abs().max() < 1e-5 * a.abs().max()
-    assert tables[1].grad.abs().max() > 0
-    alone = features_cpu(LAYOUT, table.numpy(), x.numpy(), level_weight.numpy())
-    np.testing.assert_allclose(alone, outputs[1][0].detach().numpy(), rtol=1e-5, atol=1e-6)
+    alone = features_cpu(layout, table.numpy(), x.numpy(), level_weight.numpy())
+    np.testing.assert_allclose(alone, found[1][0].numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_masks_pull_only_at_rays_that_are_on_the_wrong_side():

@@ -18,7 +18,7 @@ from recon.isolate.carve import carve, main_bodies, signed_distance_px
 from recon.isolate.classify import PixelClassifier, training_set
 from recon.isolate.frames import Frame, in_threads
 from recon.isolate.segment import cut
-from recon.isolate.volume import Grid, grid_over, seen_share, silhouette
+from recon.isolate.volume import Grid, grid_over, seen_share, shell_of, silhouette
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Body:
     allowed: Bool[np.ndarray, "i j k"]
 
     def silhouettes(self, frames: Sequence[Frame]) -> list[Bool[np.ndarray, "_ _"]]:
-        return [silhouette(self.grid, self.solid, f) for f in frames]
+        shell = shell_of(self.solid)
+        return [silhouette(self.grid, shell, f) for f in frames]
 
 
 def deep_inside(distance_px: Float32[np.ndarray, "h w"], share: float, at_least_px: float) -> Bool[np.ndarray, "h w"]:

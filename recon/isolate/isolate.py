@@ -28,7 +28,7 @@ from recon.isolate.region import agreement, region_of, with_base
 from recon.isolate.seed import evidence, evidence_of_turning, mean_evidence, point_spots, search_grid
 from recon.isolate.segmenter import PromptedNetwork, SalientNetwork, files_read, require_runtime
 from recon.isolate.sharpen import LOOSE_SHARE, at_size, common_solids, sharpen
-from recon.isolate.volume import silhouette
+from recon.isolate.volume import shell_of, silhouette
 from recon.stage import Job, stage
 
 
@@ -115,7 +115,8 @@ def isolate_object(posed: PosedCapture, cfg: IsolateConfig, job: Job) -> ObjectR
         if posed.support_plane is None:
             raise UserError("isolate.keep_base=true, but no plane was found that the object stands on.")
         grid, solid = with_base(grid, solid, cfg.base_share)
-        masks = [m | silhouette(grid, solid, f) for m, f in zip(masks, full, strict=True)]
+        shell = shell_of(solid)
+        masks = [m | silhouette(grid, shell, f) for m, f in zip(masks, full, strict=True)]
     in_threads(partial(write_mask, posed, job), posed.views, masks)
     small = [at_size(m, f.shape()) for m, f in zip(masks, frames, strict=True)]
     source = "given" if use_given else "estimated"
@@ -155,13 +156,15 @@ def search(
     swept = posed.swept()
     far = far_cues(frames, aim.focus_world, cfg.n_far_photos) if swept is None else [unknown(f) for f in frames]
 
+    allowed_shell = shell_of(allowed)
+
     def look(i: int) -> tuple[np.ndarray, np.ndarray]:
         frame = frames[i]
         cost = np.dstack([unknown(frame)] * 3) if plane is None else plane_cue(frames, i, plane, cfg.n_plane_photos)
         if swept is not None:
             return features(frame, cost, far[i]), evidence_of_turning(cost[..., 0], at_size(swept > 127, frame.shape()))
         explained = np.fmin(np.fmin(cost[..., 0], 0.7 * cost[..., 1]), far[i])
-        in_region = silhouette(grid, allowed, frame)
+        in_region = silhouette(grid, allowed_shell, frame)
         return features(frame, cost, far[i]), evidence(explained, np.isfinite(cost[..., 0]), ~in_region)
 
     looks = in_threads(look, range(len(frames)))
@@ -216,8 +219,9 @@ def from_given_masks(
         raise UserError("the masks that came with the photos have no volume in common; check that they fit the photos")
     body = carved(seeing, masks, None, regrid(frames, body, cfg.n_voxels, grid.low[2]), 0.06)
     tight = carved(seeing, masks, None, body, 0.06, 0.0, 0.0)
+    shell = shell_of(tight.solid)
     for frame in full:
         if frame.name not in found:
-            found[frame.name] = silhouette(tight.grid, tight.solid, frame)
+            found[frame.name] = silhouette(tight.grid, shell, frame)
     job.notes["masks_given"] = len(seeing)
     return [found[f.name] for f in full], body

@@ -14,7 +14,7 @@ from scipy import ndimage
 from recon.data import SupportPlane
 from recon.isolate.carve import signed_distance_px
 from recon.isolate.classify import PixelClassifier
-from recon.isolate.cues import level_gain, quantile_over_first, spread_views
+from recon.isolate.cues import greatest_channel, level_gain, quantile_over_first, spread_views
 from recon.isolate.frames import Frame, in_threads, plane_homography, warp
 from recon.isolate.segment import cut
 
@@ -79,7 +79,7 @@ def sharp_plane_difference(
             levelled = warped * level_gain(rgb[valid], warped[valid])
             stack.append(levelled)
             off = np.maximum(cv2.erode(levelled, window) - rgb, rgb - cv2.dilate(levelled, window))
-            tolerant.append(np.maximum(off, 0).max(2))
+            tolerant.append(greatest_channel(np.maximum(off, 0)))
     if not stack:
         return np.zeros((*rgb.shape[:2], 4), np.float16)
     per_channel = [rgb[..., c] - quantile_over_first(np.stack([s[..., c] for s in stack]), 0.5, 1) for c in range(3)]
@@ -143,7 +143,7 @@ def ring_of(
     smooth = cv2.GaussianBlur(lab, (0, 0), 1.0)
     signed = difference[..., :3].astype(np.float32)
     tolerant = np.log(difference[..., 3].astype(np.float32) + np.float32(0.01)) + 3
-    size = np.log(np.abs(signed).max(2) + np.float32(0.01)) + 3
+    size = np.log(greatest_channel(np.abs(signed)) + np.float32(0.01)) + 3
     plane = [signed * 5, size, cv2.blur(size, (3, 3)), tolerant, cv2.blur(tolerant, (5, 5))]
     parts = [lab, smooth, *plane, outside, inside, outside - inside]
     stack = np.dstack([np.asarray(p, np.float32) for p in parts])

@@ -11,7 +11,7 @@ from scipy import ndimage
 from recon.data import ObjectRegion, PosedCapture, SupportPlane
 from recon.isolate.box import clip_at_plane, convex_hull, shell_points, upright_box
 from recon.isolate.frames import Frame
-from recon.isolate.volume import Grid, silhouette
+from recon.isolate.volume import Grid, shell_of, silhouette
 from recon.stage import Job
 
 
@@ -23,7 +23,8 @@ def agreement(
     job: Job,
 ) -> dict[str, float]:
     """Figures on the masks; tells the user which photos do not fit the common hull or cut the object off."""
-    hull = [silhouette(grid, solid, f) for f in frames]
+    shell = shell_of(solid)
+    hull = [silhouette(grid, shell, f) for f in frames]
     iou = np.array([(m & h).sum() / max(1, (m | h).sum()) for m, h in zip(masks, hull, strict=True)])
     share = np.array([m.mean() for m in masks])
     border = [np.concatenate([m[0], m[-1], m[:, 0], m[:, -1]]).mean() for m in masks]

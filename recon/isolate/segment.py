@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int
 from numba import njit
 
 
@@ -20,41 +20,62 @@ def edge_weights(rgb: Float32[np.ndarray, "h w 3"], floor: float) -> Float32[np.
     return weight.astype(np.float32)
 
 
+def runs_of(active: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "n 3"]:
+    """Row, first column and end column of each run of active pixels."""
+    edges = np.diff(active.astype(np.int8), axis=1, prepend=0, append=0)
+    rows, firsts = np.nonzero(edges == 1)
+    return np.stack([rows, firsts, np.nonzero(edges == -1)[1]], 1)
+
+
+STEP = np.float32(0.35)
+
+
+@njit(nogil=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _dual_step(bar, right, below, weight, px, py):  # type: ignore[no-untyped-def]
+    """Of one run. A loop of its own without branches, so that the compiler makes vector instructions of it."""
+    for x in range(len(bar)):
+        qx, qy = px[x] + STEP * (right[x] - bar[x]), py[x] + STEP * (below[x] - bar[x])
+        # Isotropic length: the dual vector stays in a disc, so slanted outlines cost no more than straight.
+        shrink = weight[x] / max(np.sqrt(qx * qx + qy * qy), weight[x])
+        px[x], py[x] = qx * shrink, qy * shrink
+
+
+@njit(nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _primal_step(px, py_above, py, cost, u, bar):  # type: ignore[no-untyped-def]
+    """Of one run; `px` begins one pixel before it."""
+    for x in range(len(u)):
+        old = u[x]
+        new = old + STEP * (px[x + 1] - px[x] + py[x] - py_above[x] - cost[x])
+        u[x] = min(max(new, np.float32(0)), np.float32(1))
+        bar[x] = 2 * u[x] - old
+
+
 @njit(nogil=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
-def relax(cost, weight, active, u, n_iterations):  # type: ignore[no-untyped-def]
-    """Primal-dual steps for min over u in [0,1] of sum(cost u) + sum(weight |gradient u|), where `active`.
+def relax(cost, weight, runs, u, n_iterations):  # type: ignore[no-untyped-def]
+    """Primal-dual steps for min over u in [0,1] of sum(cost u) + sum(weight |gradient u|), on runs of pixels.
 
     Chambolle & Pock 2011, algorithm 1; step sizes 0.35 satisfy tau sigma 8 <= 1.
     """
     h, w = cost.shape
-    step = np.float32(0.35)
-    px, py = np.zeros((h, w), np.float32), np.zeros((h, w), np.float32)
-    bar = u.copy()
+    # dual of pixel (y, x): px[y, x + 1], py[y + 1, x]; the first column and row stay 0, as does what crosses the border
+    px, py = np.zeros((h, w + 1), np.float32), np.zeros((h + 1, w), np.float32)
+    bar = np.zeros((h, w + 1), np.float32)
+    bar[:, :w] = u
     for _ in range(n_iterations):
-        for y in range(h):
-            for x in range(w):
-                if not active[y, x]:
-                    continue
-                gx = bar[y, x + 1] - bar[y, x] if x + 1 < w else np.float32(0)
-                gy = bar[y + 1, x] - bar[y, x] if y + 1 < h else np.float32(0)
-                # Isotropic length: the dual vector stays in a disc, so slanted outlines cost no more than straight.
-                qx, qy = px[y, x] + step * gx, py[y, x] + step * gy
-                norm = np.sqrt(qx * qx + qy * qy)
-                shrink = weight[y, x] / max(norm, weight[y, x])
-                px[y, x], py[y, x] = qx * shrink, qy * shrink
-        for y in range(h):
-            for x in range(w):
-                if not active[y, x]:
-                    continue
-                divergence = px[y, x] + py[y, x]
-                if x > 0:
-                    divergence -= px[y, x - 1]
-                if y > 0:
-                    divergence -= py[y - 1, x]
-                old = u[y, x]
-                new = min(max(old + step * (divergence - cost[y, x]), np.float32(0)), np.float32(1))
-                u[y, x] = new
-                bar[y, x] = 2 * new - old
+        for n in range(len(runs)):
+            y, first, end = runs[n]
+            if end == w:
+                bar[y, w] = bar[y, w - 1]
+            _dual_step(
+                bar[y, first:end], bar[y, first + 1 : end + 1], bar[min(y + 1, h - 1), first:end], weight[y, first:end],
+                px[y, first + 1 : end + 1], py[y + 1, first:end],
+            )  # fmt: skip
+        for n in range(len(runs)):
+            y, first, end = runs[n]
+            _primal_step(
+                px[y, first : end + 1], py[y, first:end], py[y + 1, first:end], cost[y, first:end], u[y, first:end],
+                bar[y, first:end],
+            )  # fmt: skip
     return u
 
 
@@ -75,4 +96,4 @@ def cut(
     scale = np.float32(smoothness)
     # Everything divided by the smoothness: steps then fit one-pixel gradients of weight one.
     cost = np.clip(-log_odds / scale, -1e3, 1e3).astype(np.float32)
-    return relax(cost, weight, active, start.astype(np.float32).copy(), n_iterations)
+    return relax(cost, weight, runs_of(active), start.astype(np.float32).copy(), n_iterations)

@@ -14,7 +14,7 @@ from recon.isolate.carve import carve_finer, main_bodies, signed_distance_px
 from recon.isolate.consensus import Body, carved
 from recon.isolate.frames import Frame, in_threads
 from recon.isolate.refine import refine
-from recon.isolate.volume import Grid, silhouette
+from recon.isolate.volume import Grid, shell_of, silhouette
 
 LOOSE_SHARE, STRICT_SHARE = 0.055, 0.032
 """Which share of the photos may deny a voxel of the loose and of the strict solid: of 48 photos two, and one."""
@@ -36,9 +36,10 @@ def sharpen(
     def agreed(sharp: Sequence[Bool[np.ndarray, "_ _"]]) -> list[tuple[np.ndarray, np.ndarray]]:
         shares = (LOOSE_SHARE, STRICT_SHARE, max(STRICT_SHARE, 1.01 / len(full)))
         grid, solids = common_solids(frames, full, sharp, body, shares)
+        shells = [shell_of(s) for s in solids]
 
         def one(mask: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-            return consistent(mask, *(silhouette(grid, s, frame) for s in solids))
+            return consistent(mask, *(silhouette(grid, s, frame) for s in shells))
 
         return in_threads(one, sharp, full)
 

@@ -104,14 +104,17 @@ def splat(index, projection, h, w, half):  # type: ignore[no-untyped-def]
     return out
 
 
-def silhouette(grid: Grid, solid: Bool[np.ndarray, "i j k"], frame: Frame) -> Bool[np.ndarray, "h w"]:
-    """Where a photo would show a solid of voxels."""
-    shell = solid & ~ndimage.binary_erosion(solid)
-    index = np.argwhere(shell).astype(np.float32)
+def shell_of(solid: Bool[np.ndarray, "i j k"]) -> Float32[np.ndarray, "n 3"]:
+    """Indices of a solid's voxels that a silhouette needs: those that have a neighbour outside it."""
+    return np.argwhere(solid & ~ndimage.binary_erosion(solid)).astype(np.float32)
+
+
+def silhouette(grid: Grid, shell: Float32[np.ndarray, "n 3"], frame: Frame) -> Bool[np.ndarray, "h w"]:
+    """Where a photo would show a solid of voxels, given by its shell."""
     h, w = frame.shape()
     # 0.6 of an edge: a cube's silhouette is wider than its side by up to sqrt(3), 1.2 on average.
     half = 0.6 * grid.edge * frame.camera.fx_px
-    return splat(index, grid.pixel_from_index(frame), h, w, half).astype(bool)
+    return splat(shell, grid.pixel_from_index(frame), h, w, half).astype(bool)
 
 
 def seen_share(grid: Grid, frames: Sequence[Frame]) -> Float32[np.ndarray, "i j k"]:

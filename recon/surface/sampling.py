@@ -29,7 +29,7 @@ def _phi(x):
     return np.float32(1.0) / (np.float32(1.0) + math.exp(-bounded))
 
 
-@njit(fastmath=FAST, inline="always")
+@njit(fastmath=FAST, error_model="numpy", inline="always")
 def trilinear(values, x, y, z):
     nx, ny, nz = values.shape
     x, y, z = min(max(x, 0.0), nx - 1.001), min(max(y, 0.0), ny - 1.001), min(max(z, 0.0), nz - 1.001)
@@ -42,7 +42,7 @@ def trilinear(values, x, y, z):
     return (c00 * (1 - fy) + c10 * fy) * (1 - fz) + (c01 * (1 - fy) + c11 * fy) * fz
 
 
-@njit(fastmath=FAST, cache=True)
+@njit(fastmath=FAST, error_model="numpy", cache=True)
 def clip_to_planes(origin, direction, planes):
     """The ray's part inside all half-spaces n . x + d <= 0 (Cyrus and Beck 1978); empty if t0 >= t1."""
     t0, t1 = 0.0, 1e9
@@ -59,7 +59,7 @@ def clip_to_planes(origin, direction, planes):
     return t0, t1
 
 
-@njit(fastmath=FAST, cache=True)
+@njit(fastmath=FAST, error_model="numpy", cache=True)
 def _coarse_pdf(values, origin, cell, ray_o, ray_d, t0, dt, inv_s, n_coarse, f, near, pdf):
     """Probe the baked SDF into f (n_coarse + 1) and write the proposal's share per piece into pdf (n_coarse)."""
     for i in range(n_coarse + 1):
@@ -74,19 +74,21 @@ def _coarse_pdf(values, origin, cell, ray_o, ray_d, t0, dt, inv_s, n_coarse, f, 
     for i in range(n_coarse):
         nearest = min(nearest, max(f[i], np.float32(0.0)))
     transmitted, near_sum = 1.0, 0.0
+    before = _phi(f[0] * inv_s)
     for i in range(n_coarse):
-        before, after = _phi(f[i] * inv_s), _phi(f[i + 1] * inv_s)
+        after = _phi(f[i + 1] * inv_s)
         alpha = min(max((before - after) / max(before, 1e-6), 0.0), 1.0)
         # near misses: a ray just beside a silhouette must be sampled where it grazes the surface
         near[i] = math.exp(-min((max(f[i], np.float32(0.0)) - nearest) * inv_s, 40.0)) * transmitted
         near_sum += near[i]
         pdf[i] = WEIGHT_SHARE * transmitted * alpha
         transmitted *= 1 - alpha
+        before = after
     for i in range(n_coarse):
         pdf[i] += NEAR_SHARE * near[i] / max(near_sum, 1e-9) + EVEN_SHARE / n_coarse
 
 
-@njit(fastmath=FAST, cache=True)
+@njit(fastmath=FAST, error_model="numpy", cache=True)
 def _invert(f0, f1, inv_s, share):
     """Position 0..1 in a piece at which `share` of its opacity is reached, for a linear SDF from f0 to f1."""
     a, b = _phi(f0 * inv_s), _phi(f1 * inv_s)
@@ -97,7 +99,7 @@ def _invert(f0, f1, inv_s, share):
     return min(max((f0 - value) / (f0 - f1), 0.0), 1.0)
 
 
-@njit(parallel=True, fastmath=FAST, cache=True)
+@njit(parallel=True, fastmath=FAST, error_model="numpy", cache=True)
 def _sample(values, origin, cell, rays_o, rays_d, planes, inv_s, n_coarse, jitter, edges, hit):
     n_edges = edges.shape[1]
     for r in prange(rays_o.shape[0]):
