@@ -86,7 +86,7 @@ def gather_at(image, projection, index, outside):  # type: ignore[no-untyped-def
     return out
 
 
-@njit(fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
 def splat(index, projection, h, w, half):  # type: ignore[no-untyped-def]
     """Paint voxels (given by index) as squares of their projected size into a silhouette."""
     out = np.zeros((h, w), np.uint8)

@@ -25,7 +25,7 @@ from recon.prior.network.regularise import (
     soft_argmin,
     soft_argmin_near_peak,
 )
-from recon.prior.network.warp import group_correlation, warp_to_planes
+from recon.prior.network.warp import warped_correlation
 
 N_HYPOTHESES = (32, 16, 8)
 """Of each stage; multiples of 4."""
@@ -188,8 +188,8 @@ class CascadeMvsNet(nn.Module):
         total = own.new_zeros(len(own), GROUPS[stage], *positions.shape[1:])
         norm = own.new_full((len(own), 1, *positions.shape[1:]), LEAST_WEIGHT)
         for k, other in enumerate(others):
-            warped, inside = warp_to_planes(other, rig.a[:, k], rig.b[:, k], inv_depth, STRIDES[stage])
-            correlation = group_correlation(own, warped, GROUPS[stage])
+            a, b = rig.a[:, k], rig.b[:, k]
+            correlation, inside = warped_correlation(own, other, a, b, inv_depth, STRIDES[stage], GROUPS[stage])
             if stage == 0:
                 weights.append(self.view_weights(correlation))
             weight = (weights[k][:, None] * inside)[:, None]
