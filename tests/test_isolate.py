@@ -19,7 +19,7 @@ from recon.isolate.cues import patch_mean_of_valid, plane_cue, quantile_over_fir
 from recon.isolate.frames import Frame, load_frames, plane_homography
 from recon.isolate.isolate import IsolateConfig, isolate_object
 from recon.isolate.seed import evidence_of_turning
-from recon.isolate.segment import cut
+from recon.isolate.segment import cut, relax, relax_reference, runs_of
 from recon.isolate.sharpen import consistent
 from recon.isolate.volume import gather, grid_over, shell_of, silhouette
 from recon.stage import Job
@@ -231,6 +231,17 @@ def test_cut_drops_specks_and_follows_edges() -> None:
     share = cut(rgb, log_odds, (log_odds > 0).astype(np.float32), np.ones_like(truth), 3.0, 300)
     assert iou(log_odds > 0, truth) < 0.7
     assert iou(share > 0.5, truth) > 0.97
+
+
+@pytest.mark.parametrize("shape", [(9, 11), (1, 7), (7, 1), (1, 1)])
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+def test_the_cut_by_runs_is_the_plain_one(shape: tuple[int, int], share: float) -> None:
+    rng = np.random.default_rng(3)
+    cost, weight = rng.normal(size=shape).astype(np.float32), rng.uniform(0.05, 1, shape).astype(np.float32)
+    start, active = rng.random(shape).astype(np.float32), rng.random(shape) < share
+    found = relax(cost, weight, runs_of(active), start.copy(), 40)
+    np.testing.assert_allclose(found, relax_reference(cost, weight, active, start, 40), atol=1e-5)
+    assert (found[~active] == start[~active]).all()
 
 
 def test_carving_true_masks_gives_the_ball(scene: tuple[PosedCapture, list[np.ndarray]]) -> None:

@@ -117,13 +117,15 @@ def test_the_kernel_correlates_as_the_plain_warp_does(
     there, back = tensors(two_views), tensors(two_views[::-1])
     a, b = (torch.cat([x, y]) for x, y in zip(there, back, strict=True))
     inv_depth = 0.1 + torch.rand(2, 5, *sizes[0])
-    inv_depth[:, 0] = -8.0  # behind the source, or far beside it
+    inv_depth[:, 0] = torch.tensor([-30.0, 60.0])[:, None, None]
+    assert (source_positions(a, b, inv_depth, stride)[:, 0, ..., 2] <= 0).any((1, 2)).all(), "some are behind a source"
     wanted, seen = warped_correlation_reference(own, other, a, b, inv_depth, stride, groups)
     found, inside = warped_correlation_cpu(own, other, a, b, inv_depth, stride, groups)
     assert 0.2 < float(seen.float().mean()) < 0.9
-    # a place on the very border may fall on either side by rounding
-    assert float((seen != inside).float().mean()) < 1e-3
-    torch.testing.assert_close(torch.where(inside[:, None], found, wanted), wanted, atol=2e-3, rtol=1e-3)
+    agree = seen == inside
+    assert int((~agree).sum()) <= 3, "a place on the very border may fall on either side by rounding"
+    assert not found.movedim(1, -1)[~inside].any()
+    torch.testing.assert_close(torch.where(agree[:, None], found, wanted), wanted, atol=2e-3, rtol=1e-3)
 
 
 def test_group_correlation_by_hand() -> None:

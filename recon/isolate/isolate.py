@@ -155,7 +155,6 @@ def search(
     job.progress(0.02, 1, "comparing photos")
     swept = posed.swept()
     far = far_cues(frames, aim.focus_world, cfg.n_far_photos) if swept is None else [unknown(f) for f in frames]
-
     allowed_shell = shell_of(allowed)
 
     def look(i: int) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ def edge_weights(rgb: Float32[np.ndarray, "h w 3"], floor: float) -> Float32[np.
 
 def runs_of(active: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "n 3"]:
     """Row, first column and end column of each run of active pixels."""
-    edges = np.diff(active.astype(np.int8), axis=1, prepend=0, append=0)
+    edges = np.diff(active.astype(np.int8), axis=1, prepend=np.int8(0), append=np.int8(0))
     rows, firsts = np.nonzero(edges == 1)
     return np.stack([rows, firsts, np.nonzero(edges == -1)[1]], 1)
 
@@ -32,7 +32,8 @@ STEP = np.float32(0.35)
 
 @njit(nogil=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _dual_step(bar, right, below, weight, px, py):  # type: ignore[no-untyped-def]
-    """Of one run. A loop of its own without branches, so that the compiler makes vector instructions of it."""
+    """Of one run. A loop of its own without branches, so that the compiler makes vector instructions of it; by numpy's
+    error model it does not ask whether a weight is 0, which none is."""
     for x in range(len(bar)):
         qx, qy = px[x] + STEP * (right[x] - bar[x]), py[x] + STEP * (below[x] - bar[x])
         # Isotropic length: the dual vector stays in a disc, so slanted outlines cost no more than straight.
@@ -47,7 +48,7 @@ def _primal_step(px, py_above, py, cost, u, bar):  # type: ignore[no-untyped-def
         old = u[x]
         new = old + STEP * (px[x + 1] - px[x] + py[x] - py_above[x] - cost[x])
         u[x] = min(max(new, np.float32(0)), np.float32(1))
-        bar[x] = 2 * u[x] - old
+        bar[x] = np.float32(2) * u[x] - old
 
 
 @njit(nogil=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
@@ -76,6 +77,26 @@ def relax(cost, weight, runs, u, n_iterations):  # type: ignore[no-untyped-def]
                 px[y, first : end + 1], py[y, first:end], py[y + 1, first:end], cost[y, first:end], u[y, first:end],
                 bar[y, first:end],
             )  # fmt: skip
+    return u
+
+
+def relax_reference(
+    cost: Float32[np.ndarray, "h w"],
+    weight: Float32[np.ndarray, "h w"],
+    active: Bool[np.ndarray, "h w"],
+    start: Float32[np.ndarray, "h w"],
+    n_iterations: int,
+) -> Float32[np.ndarray, "h w"]:
+    """`relax` plainly, on whole arrays."""
+    u, bar = start.copy(), start.copy()
+    px, py = np.zeros_like(u), np.zeros_like(u)
+    for _ in range(n_iterations):
+        qx, qy = px + STEP * np.diff(bar, axis=1, append=bar[:, -1:]), py + STEP * np.diff(bar, axis=0, append=bar[-1:])
+        shrink = active * weight / np.maximum(np.hypot(qx, qy), weight)
+        px, py = qx * shrink, qy * shrink
+        divergence = np.diff(px, axis=1, prepend=np.float32(0)) + np.diff(py, axis=0, prepend=np.float32(0))
+        new = np.where(active, np.clip(u + STEP * (divergence - cost), 0, 1), u).astype(np.float32)
+        bar, u = np.where(active, 2 * new - u, u), new
     return u
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from numba import njit, prange
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from recon.surface.hashgrid import GridLayout, Pull
 
@@ -23,7 +24,7 @@ FAST = {"contract", "nnan", "ninf", "nsz", "arcp", "afn"}
 _P1, _P2 = np.uint32(2654435761), np.uint32(805459861)
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 # Rows are unsigned: with signed ones every access to the table would first ask whether the index counts from its end.
-# The features of a row come as a tuple, whose length the compiler knows, so that loops over them are unrolled.
+# `slots` holds nothing: its length, a row's number of features, is part of its type, and loops over it are unrolled.
 
 
 @njit(inline="always")
@@ -33,7 +34,7 @@ def _rows_about(cx, cy, cz, resolution, n_rows, dense, out):
         first = cx + cy * resolution + cz * resolution * resolution
         for corner in range(8):
             row = first + (corner & 1) + ((corner >> 1) & 1) * resolution + (corner >> 2) * resolution * resolution
-            if row < 0 or row >= n_rows:  # beyond the unit cube
+            if row < 0 or row >= n_rows:  # outside the cube, or in its last half cell; always asking % would be slow
                 row %= n_rows
             out[corner] = np.uint32(row)
         return
@@ -58,8 +59,8 @@ def _cell(x, i, scale):
 
 
 @njit(fastmath=FAST, cache=True, nogil=True)
-def _encode_block(table, x, first, last, scale, resolution, weight, level, each, features, jacobian, slopes):
-    """Features of a level, whose rows `table` holds, at points first..last; each: a tuple as long as a row."""
+def _encode_block(table, x, first, last, scale, resolution, weight, level, slots, features, jacobian, slopes):
+    """Features of a level, whose rows `table` holds, at points first..last; slots: a tuple as long as a row."""
     n_rows = len(table)
     dense = resolution * resolution * resolution <= n_rows
     rows = np.empty(8, np.uint32)
@@ -69,13 +70,13 @@ def _encode_block(table, x, first, last, scale, resolution, weight, level, each,
         _rows_about(cx, cy, cz, resolution, n_rows, dense, rows)
         r0, r1, r2, r3, r4, r5, r6, r7 = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]
         gx, gy, gz = _ONE - fx, _ONE - fy, _ONE - fz
-        for k in range(len(each)):
+        for k in range(len(slots)):
             a0, a1, a2, a3 = table[r0, k], table[r1, k], table[r2, k], table[r3, k]
             a4, a5, a6, a7 = table[r4, k], table[r5, k], table[r6, k], table[r7, k]
             x00, x10 = gx * a0 + fx * a1, gx * a2 + fx * a3
             x01, x11 = gx * a4 + fx * a5, gx * a6 + fx * a7
             y0, y1 = gy * x00 + fy * x10, gy * x01 + fy * x11
-            j = level * len(each) + k
+            j = level * len(slots) + k
             features[i, j] = weight * (gz * y0 + fz * y1)
             if slopes:
                 d0 = gy * (a1 - a0) + fy * (a3 - a2)
@@ -86,12 +87,12 @@ def _encode_block(table, x, first, last, scale, resolution, weight, level, each,
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
-def _encode(table, x, scales, resolutions, offsets, weights, each, n_blocks, features, jacobian, slopes):
+def _encode(table, x, scales, resolutions, offsets, weights, slots, n_blocks, features, jacobian, slopes):
     n, n_levels = x.shape[0], scales.shape[0]
     for block in prange(n_blocks):
         first, last = n * block // n_blocks, n * (block + 1) // n_blocks
         for level in range(n_levels):
-            columns = slice(level * len(each), (level + 1) * len(each))
+            columns = slice(level * len(slots), (level + 1) * len(slots))
             if weights[level] == 0:
                 features[first:last, columns] = 0
                 if slopes:
@@ -99,12 +100,12 @@ def _encode(table, x, scales, resolutions, offsets, weights, each, n_blocks, fea
             else:
                 _encode_block(
                     table[offsets[level] : offsets[level + 1]], x, first, last, scales[level], resolutions[level],
-                    weights[level], level, each, features, jacobian, slopes,
+                    weights[level], level, slots, features, jacobian, slopes,
                 )  # fmt: skip
 
 
 @njit(fastmath=FAST, cache=True, nogil=True)
-def _scatter_level(grad_table, x, scale, resolution, weight, level, each, d_features, d_jacobian):
+def _scatter_level(grad_table, x, scale, resolution, weight, level, slots, d_features, d_jacobian):
     """Add to a level's gradient, whose rows `grad_table` holds."""
     n_rows = len(grad_table)
     dense = resolution * resolution * resolution <= n_rows
@@ -116,8 +117,8 @@ def _scatter_level(grad_table, x, scale, resolution, weight, level, each, d_feat
         r0, r1, r2, r3, r4, r5, r6, r7 = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]
         gx, gy, gz = _ONE - fx, _ONE - fy, _ONE - fz
         w0, w1, w2, w3 = gx * gy, fx * gy, gx * fy, fx * fy
-        for k in range(len(each)):
-            j = level * len(each) + k
+        for k in range(len(slots)):
+            j = level * len(slots) + k
             d = weight * d_features[i, j]
             dx, dy, dz = s * d_jacobian[i, j, 0], s * d_jacobian[i, j, 1], s * d_jacobian[i, j, 2]
             # of the four edges along z, all but what depends on z
@@ -134,13 +135,13 @@ def _scatter_level(grad_table, x, scale, resolution, weight, level, each, d_feat
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
-def _scatter(grad_table, x, scales, resolutions, offsets, weights, each, d_features, d_jacobian):
+def _scatter(grad_table, x, scales, resolutions, offsets, weights, slots, d_features, d_jacobian):
     n_levels = scales.shape[0]
     for level in prange(n_levels):
-        if weights[level] > 0:
+        if weights[level] != 0:
             _scatter_level(
                 grad_table[offsets[level] : offsets[level + 1]], x, scales[level], resolutions[level],
-                weights[level], level, each, d_features, d_jacobian,
+                weights[level], level, slots, d_features, d_jacobian,
             )  # fmt: skip
 
 
@@ -164,6 +165,7 @@ class _Encode(torch.autograd.Function):
         return features, jacobian
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
         d_features, d_jacobian = grads
@@ -206,6 +208,7 @@ class _Pull(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         jacobian, g = ctx.saved_tensors
         d_jacobian, d_g = torch.empty_like(jacobian), torch.empty_like(g)

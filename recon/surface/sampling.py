@@ -21,6 +21,9 @@ from recon.surface.baked import BakedSdf
 from recon.surface.hashgrid_cpu import FAST
 from recon.surface.sampling_reference import EVEN_SHARE, NEAR_SHARE, WEIGHT_SHARE
 
+# Kernels that divide have numpy's error model: asking whether each divisor is 0 would keep the compiler from vector
+# instructions, and all of them are bounded away from it.
+
 
 @njit(inline="always")
 def _phi(x):
@@ -29,7 +32,7 @@ def _phi(x):
     return np.float32(1.0) / (np.float32(1.0) + math.exp(-bounded))
 
 
-@njit(fastmath=FAST, error_model="numpy", inline="always")
+@njit(fastmath=FAST, inline="always")
 def trilinear(values, x, y, z):
     nx, ny, nz = values.shape
     x, y, z = min(max(x, 0.0), nx - 1.001), min(max(y, 0.0), ny - 1.001), min(max(z, 0.0), nz - 1.001)

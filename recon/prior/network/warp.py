@@ -101,7 +101,7 @@ def warped_correlation(
     n_groups: int,
 ) -> tuple[Float[Tensor, "b g d h w"], Bool[Tensor, "b d h w"]]:
     """The group-wise correlation of a view with a source at each inverse depth_z, and what is inside the source."""
-    if own.device.type == "cpu" and own.dtype == torch.float32 and not torch.is_grad_enabled():
+    if own.device.type == "cpu" and own.dtype == torch.float32 and not torch.is_grad_enabled():  # it has no gradient
         from recon.prior.network.warp_cpu import warped_correlation_cpu
 
         return warped_correlation_cpu(own, other, a, b, inv_depth, stride, n_groups)
