@@ -135,14 +135,16 @@ def _scatter_level(grad_table, x, scale, resolution, weight, level, slots, d_fea
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
-def _scatter(grad_table, x, scales, resolutions, offsets, weights, slots, d_features, d_jacobian):
+def _scatter(grad_table, x, scales, resolutions, offsets, weights, slots, n_threads, d_features, d_jacobian):
     n_levels = scales.shape[0]
-    for level in prange(n_levels):
-        if weights[level] != 0:
-            _scatter_level(
-                grad_table[offsets[level] : offsets[level + 1]], x, scales[level], resolutions[level],
-                weights[level], level, slots, d_features, d_jacobian,
-            )  # fmt: skip
+    for thread in prange(n_threads):
+        # every n-th level: a thread of neighbouring ones would get all of the fine levels, which take the longest
+        for level in range(thread, n_levels, n_threads):
+            if weights[level] != 0:
+                _scatter_level(
+                    grad_table[offsets[level] : offsets[level + 1]], x, scales[level], resolutions[level],
+                    weights[level], level, slots, d_features, d_jacobian,
+                )  # fmt: skip
 
 
 def _geometry(layout: GridLayout, level_weight: np.ndarray) -> tuple[Any, ...]:
@@ -171,7 +173,7 @@ class _Encode(torch.autograd.Function):
         d_features, d_jacobian = grads
         grad_table = torch.zeros(ctx.shape)
         _scatter(
-            grad_table.numpy(), x.numpy(), *ctx.geometry, d_features.contiguous().numpy(),
+            grad_table.numpy(), x.numpy(), *ctx.geometry, numba.get_num_threads(), d_features.contiguous().numpy(),
             d_jacobian.contiguous().numpy(),
         )  # fmt: skip
         return grad_table, None, None, None
