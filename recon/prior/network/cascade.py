@@ -25,7 +25,7 @@ from recon.prior.network.regularise import (
     soft_argmin,
     soft_argmin_near_peak,
 )
-from recon.prior.network.warp import warped_correlation
+from recon.prior.network.warp import correlator
 
 N_HYPOTHESES = (32, 16, 8)
 """Of each stage; multiples of 4."""
@@ -184,12 +184,12 @@ class CascadeMvsNet(nn.Module):
         """The weighted mean over the sources of their correlation with the reference; weights are set at the first
         stage and enlarged from then on."""
         inv_depth = rig.inverse_depth(positions)
-        weights = [_doubled(w) for w in weights]
+        weights, correlate = [_doubled(w) for w in weights], correlator(own)
         total = own.new_zeros(len(own), GROUPS[stage], *positions.shape[1:])
         norm = own.new_full((len(own), 1, *positions.shape[1:]), LEAST_WEIGHT)
         for k, other in enumerate(others):
             a, b = rig.a[:, k], rig.b[:, k]
-            correlation, inside = warped_correlation(own, other, a, b, inv_depth, STRIDES[stage], GROUPS[stage])
+            correlation, inside = correlate(own, other, a, b, inv_depth, STRIDES[stage], GROUPS[stage])
             if stage == 0:
                 weights.append(self.view_weights(correlation))
             weight = (weights[k][:, None] * inside)[:, None]

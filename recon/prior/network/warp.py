@@ -6,6 +6,8 @@ at stride s thus has the cameras of a photo resized by 1 / s, and `grid_sample` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -91,21 +93,13 @@ def group_correlation(
     return product.reshape(n, n_groups, channels // n_groups, depths, height, width).sum(2)
 
 
-def warped_correlation(
-    own: Float[Tensor, "b c h w"],
-    other: Float[Tensor, "b c hs ws"],
-    a: Float[Tensor, "b 3 3"],
-    b: Float[Tensor, "b 3"],
-    inv_depth: Float[Tensor, "b d h w"],
-    stride: int,
-    n_groups: int,
-) -> tuple[Float[Tensor, "b g d h w"], Bool[Tensor, "b d h w"]]:
-    """The group-wise correlation of a view with a source at each inverse depth_z, and what is inside the source."""
-    if own.device.type == "cpu" and own.dtype == torch.float32 and not torch.is_grad_enabled():  # it has no gradient
+def correlator(own: Float[Tensor, "b c h w"]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """`warped_correlation_reference`, or its fast twin where that will do: it is for the CPU and has no gradient."""
+    if own.device.type == "cpu" and own.dtype == torch.float32 and not torch.is_grad_enabled():
         from recon.prior.network.warp_cpu import warped_correlation_cpu
 
-        return warped_correlation_cpu(own, other, a, b, inv_depth, stride, n_groups)
-    return warped_correlation_reference(own, other, a, b, inv_depth, stride, n_groups)
+        return warped_correlation_cpu
+    return warped_correlation_reference
 
 
 def warped_correlation_reference(
@@ -117,6 +111,6 @@ def warped_correlation_reference(
     stride: int,
     n_groups: int,
 ) -> tuple[Float[Tensor, "b g d h w"], Bool[Tensor, "b d h w"]]:
-    """`warped_correlation` plainly, differentiable, on any device."""
+    """The group-wise correlation of a view with a source at each inverse depth_z, and what is inside the source."""
     warped, inside = warp_to_planes(other, a, b, inv_depth, stride)
     return group_correlation(own, warped, n_groups), inside
