@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from recon.surface.baking import sphere_directions
-from recon.surface.reflection import SplitColour, harmonics
+from recon.surface.reflection import SplitColour, harmonics, mirrored_inputs
+from recon.surface.reflection_cpu import mirrored_inputs_cpu
 
 
 def test_harmonics_are_orthogonal_and_about_one():
@@ -49,3 +50,17 @@ def test_a_rough_surface_looks_alike_from_all_sides():
         difference = network(x, direction, normal, geometry) - network(x, across, normal, geometry)
         spread.append(float(difference.detach().abs().mean()))
     assert spread[1] < 1e-4 < spread[0]
+
+
+def test_the_kernel_does_as_torch_does():
+    _, direction, normal, _ = random_inputs(300)
+    roughness = torch.rand(300, 1) * 2
+    weights = [torch.randn(300, n) for n in (8, 25)]
+    found = []
+    for look_up, kind in ((mirrored_inputs, torch.float64), (mirrored_inputs_cpu, torch.float32)):
+        n, r = (x.to(kind).requires_grad_() for x in (normal, roughness))
+        outs = look_up(direction.to(kind), n, r)
+        sum((out * w.to(kind)).sum() for out, w in zip(outs, weights, strict=True)).backward()
+        found.append([x.detach().double() for x in (*outs, n.grad, r.grad)])
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=2e-5)

@@ -65,7 +65,7 @@ def test_the_sag_of_a_ball_s_patches_is_that_of_the_ball():
     assert float(sag.median()) == pytest.approx(0.03**2 / (2 * 0.3), rel=0.05)
     hollow = mean_sag(type(baked)(baked.origin, baked.cell, -baked.values), points, torch.ones(200), spread)
     torch.testing.assert_close(hollow, -sag)
-    assert not mean_sag(baked.flat(), points, torch.ones(200), spread).any()
+    assert mean_sag(baked.flat(), points, torch.ones(200), spread).abs().max() < 1e-6
 
 
 def test_patches_agree_best_at_the_true_depth_once_their_sag_is_known(scene):  # noqa: F811

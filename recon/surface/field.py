@@ -111,8 +111,9 @@ class Field(nn.Module):
         z = self.sdf_in(torch.cat([2 * x - 1, features], 1))
         out = self.sdf_out(nn.functional.softplus(z, beta=SOFTPLUS_BETA))
         g = (torch.sigmoid(SOFTPLUS_BETA * z) * self.sdf_out.weight[0]) @ self.sdf_in.weight
-        gradient = 2 * g[:, :3] + pull(g[:, 3:])
-        return out[:, 0], gradient, out[:, 1:]
+        along, across = g.split([3, g.shape[1] - 3], 1)
+        sdf, geometry = out.split([1, self.cfg.n_geometry], 1)
+        return sdf[:, 0], 2 * along + pull(across), geometry
 
     def radiance(
         self,

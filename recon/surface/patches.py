@@ -150,13 +150,11 @@ def mean_sag(
     surface. With a mean curvature H = div n / 2 the surface sags by H / 2 times that. The curvature is the baked SDF's
     over about the patch's own extent, at most that of a ball of two such steps.
     """
-    step = spread.sqrt().clamp(min=baked.cell)[:, None]
-    around = sum(
-        trilinear(baked, points + step * axis) + trilinear(baked, points - step * axis)
-        for axis in torch.eye(3, device=points.device)
-    )
-    step = step[:, 0]
-    laplacian = (around - 6 * trilinear(baked, points)) / (step**2 * slope.clamp(min=0.1))
+    step = spread.sqrt().clamp(min=baked.cell)
+    axes = torch.eye(3, device=points.device)
+    aside = torch.cat([axes, -axes, 0 * axes[:1]])[:, None] * step[:, None]
+    values = trilinear(baked, points + aside)
+    laplacian = (values[:6].sum(0) - 6 * values[6]) / (step**2 * slope.clamp(min=0.1))
     return (laplacian / 2).clamp(-0.5 / step, 0.5 / step) / 2 * spread
 
 

@@ -23,9 +23,8 @@ def evaluate_plainly(layers: nn.Sequential, inputs: Float[Tensor, "n n_in"]) -> 
     return result
 
 
-_BAND = [1] * 3 + [2] * 5 + [3] * 7 + [4] * 9
-N_DIFFUSE = 8
-"""Harmonics of bands 1 and 2: diffuse light by the normal holds no more (Ramamoorthi and Hanrahan 2001)."""
+N_HARMONICS, N_DIFFUSE = 24, 8
+"""Of bands 1..4, and of 1 and 2: diffuse light by the normal holds no more (Ramamoorthi and Hanrahan 2001)."""
 
 
 def harmonics(direction: Float[Tensor, "n 3"]) -> Float[Tensor, "n 24"]:
@@ -46,19 +45,28 @@ def harmonics(direction: Float[Tensor, "n 3"]) -> Float[Tensor, "n 24"]:
     )  # fmt: skip
 
 
+def mirrored_inputs(
+    direction: Float[Tensor, "n 3"], normal: Float[Tensor, "n 3"], roughness: Float[Tensor, "n 1"]
+) -> tuple[Float[Tensor, "n 8"], Float[Tensor, "n 25"]]:
+    """What the networks of light and of surroundings know: harmonics of the normal, which diffuse light needs; and the
+    cosine to it, with the mirrored direction's harmonics as a rough lobe damps them."""
+    cosine = (direction * normal).sum(1, keepdim=True)
+    # Ref-NeRF eq. 8: a rough lobe damps band n by exp(-n (n + 1) / 2 kappa)
+    damping = [torch.exp(-0.5 * n * (n + 1) * roughness).expand(-1, 2 * n + 1) for n in range(1, 5)]
+    damped = harmonics(direction - 2 * cosine * normal) * torch.cat(damping, 1)
+    return harmonics(normal)[:, :N_DIFFUSE], torch.cat([cosine, damped], 1)
+
+
 class SplitColour(nn.Module):
     """albedo(x) * light(n) + tint(x) * surroundings(mirrored direction, roughness(x)), none of it negative."""
-
-    band: Tensor
 
     def __init__(self, n_geometry: int, hidden: int) -> None:
         super().__init__()
         self.paint = nn.Sequential(nn.Linear(3 + n_geometry, hidden), nn.ReLU(), nn.Linear(hidden, 7))
         self.light = nn.Sequential(nn.Linear(N_DIFFUSE, hidden // 2), nn.ReLU(), nn.Linear(hidden // 2, 3))
         self.surroundings = nn.Sequential(
-            nn.Linear(1 + len(_BAND), hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 3)
+            nn.Linear(1 + N_HARMONICS, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 3)
         )
-        self.register_buffer("band", torch.tensor(_BAND, dtype=torch.float32), persistent=False)
 
     def networks(self) -> tuple[nn.Sequential, ...]:
         """All that `evaluate` may be asked for."""
@@ -76,14 +84,16 @@ class SplitColour(nn.Module):
 
         `evaluate` is asked for the three networks; what they are joined by is always computed here, in float32.
         """
-        cosine = (direction * normal).sum(1, keepdim=True)
-        reflected = direction - 2 * cosine * normal
         paint = evaluate(self.paint, torch.cat([x, geometry], 1))
-        albedo, tint = torch.sigmoid(paint[:, :3]), torch.sigmoid(paint[:, 3:6])
-        # Ref-NeRF eq. 8: a rough lobe damps band l by exp(-l (l + 1) / 2 kappa); 3: half rough at the start
-        roughness = nn.functional.softplus(paint[:, 6:] - 3)
-        damped = harmonics(reflected) * torch.exp(-0.5 * self.band * (self.band + 1) * roughness)
-        light = nn.functional.softplus(evaluate(self.light, harmonics(normal)[:, :N_DIFFUSE]))
-        gloss = nn.functional.softplus(evaluate(self.surroundings, torch.cat([cosine, damped], 1)))
+        shares, rough = paint.split([6, 1], 1)
+        albedo, tint = torch.sigmoid(shares).split(3, 1)
+        roughness = nn.functional.softplus(rough - 3)  # 3: half rough at the start
+        if x.device.type == "cpu":
+            from recon.surface.reflection_cpu import mirrored_inputs_cpu as look_up
+        else:
+            look_up = mirrored_inputs
+        diffuse, mirrored = look_up(direction, normal, roughness)
+        light = nn.functional.softplus(evaluate(self.light, diffuse))
+        gloss = nn.functional.softplus(evaluate(self.surroundings, mirrored))
         result: Tensor = albedo * light + tint * gloss
         return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
+from torch.nn import functional
 
 from recon.surface.baked import BakedSdf
 
@@ -27,20 +28,12 @@ def clip_rays(
 
 def trilinear(baked: BakedSdf, x: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
     """The baked SDF between its points; the nearest border value outside."""
-    shape = baked.values.shape
-    position = ((x - baked.origin) / baked.cell).unbind(-1)
-    inside = [p.clamp(0, n - 1.001) for p, n in zip(position, shape, strict=True)]
-    i, j, k = (p.long() for p in inside)
-    fx, fy, fz = (p - p.floor() for p in inside)
-    first = (i * shape[1] + j) * shape[2] + k
-    flat, row, slab = baked.values.reshape(-1), shape[2], shape[1] * shape[2]
-
-    def along_x(start: Tensor) -> Tensor:
-        return flat[start] * (1 - fx) + flat[start + slab] * fx
-
-    near = along_x(first) * (1 - fy) + along_x(first + row) * fy
-    far = along_x(first + 1) * (1 - fy) + along_x(first + row + 1) * fy
-    return near * (1 - fz) + far * fz
+    steps = ((x - baked.origin) / baked.cell).unbind(-1)
+    place = [2 / (n - 1) * step - 1 for n, step in zip(baked.values.shape, steps, strict=True)]
+    # torch names a volume's axes from the last
+    at = torch.stack(place[::-1], -1).reshape(1, 1, 1, -1, 3)
+    sampled = functional.grid_sample(baked.values[None, None], at, padding_mode="border", align_corners=True)
+    return sampled.reshape(x.shape[:-1])
 
 
 def proposal(sdf: Float[Tensor, "n_rays n_probes"], inv_s: float) -> Float[Tensor, "n_rays n_pieces"]:

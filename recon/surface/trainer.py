@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -28,6 +27,8 @@ from recon.surface.trust import WEIGH_EVERY, PhotoErrors
 
 HIDDEN_SLACK = 0.02
 """How far the surface may move inwards freely, in edges of the unit cube."""
+FAINT = 1e-4
+"""Weight up to which a sample's colour cannot be told in an 8-bit photo, even of ten of them."""
 
 
 class Trainer:
@@ -160,36 +161,55 @@ class Trainer:
     def losses(self, batch: Batch, baked: BakedSdf) -> Losses:
         """Render the batch's rays and compare them with the photos, the prior cloud and the visual hull."""
         cfg, data = self.cfg, self.data
-        shape = (len(batch.edges), cfg.n_samples)
         middle, length = (batch.edges[:, 1:] + batch.edges[:, :-1]) / 2, batch.edges.diff(dim=1)
-        x = (batch.origin[:, None] + middle[..., None] * batch.direction[:, None]).reshape(-1, 3)
+        shape = middle.shape
+        on_rays = batch.origin[:, None] + middle[..., None] * batch.direction[:, None]
         # one pass through the field for all points: a kernel call costs as much as a few hundred points
-        aside = self.neighbours(batch, middle)
-        parts = [x, *self.places(batch), aside]
+        parts = [on_rays.reshape(-1, 3), *self.places(batch), self.neighbours(batch, middle)]
+        sizes = [len(part) for part in parts]
         sdf, gradient, geometry = self.field.geometry(torch.cat(parts))
-        normal = gradient / (gradient.norm(dim=1, keepdim=True) + 1e-6)
-        n, m, k, h, j = np.cumsum([len(part) for part in parts[:5]])
-        direction = batch.direction[:, None].expand(*shape, 3).reshape(-1, 3)
+        normals = (gradient / (gradient.norm(dim=1, keepdim=True) + 1e-6)).split(sizes)
+        along_rays, at_points, at_free, at_held, at_hidden, _ = sdf.split(sizes)
+        along_rays = along_rays.view(shape)
+        slope = (gradient.split(sizes)[0].view(on_rays.shape) * batch.direction[:, None]).sum(2)
         share = min(1.0, self.step / max(cfg.cosine_share * cfg.n_steps, 1e-6)) if cfg.cosine_share else 1.0
-        cosine = annealed_cosine((gradient[:n] * direction).sum(1), share)
-        opacity = section_opacity(sdf[:n].view(shape), cosine.view(shape), length, torch.tensor(self.inv_s()))
+        opacity = section_opacity(along_rays, annealed_cosine(slope, share), length, torch.tensor(self.inv_s()))
         weights = ray_weights(opacity)
-        colour = self.field.radiance(x, direction, normal[:n], geometry[:n]).view(*shape, 3)
+        colour = self.colours(batch, weights, parts[0], normals[0], geometry.split(sizes)[0])
         colour_term, mask_term = self.compare(batch, weights, colour)
-        too_near = torch.relu(data.free_distance[batch.free_idx] - sdf[m:k])
+        too_near = torch.relu(data.free_distance[batch.free_idx] - at_free)
+        not_hidden = torch.relu(at_hidden + (batch.hidden_depth - HIDDEN_SLACK).clamp(min=0))
         prior_normal, confidence = data.normals[batch.point_idx], data.confidence[batch.point_idx]
+        at_surface = normals[0].view(on_rays.shape)[batch.aside_idx, cfg.n_samples // 2]
         return Losses(
             colour=colour_term,
             mask=mask_term,
             eikonal=eikonal(gradient),
-            points=point_loss(sdf[n:m], normal[n:m], prior_normal, confidence, self.point_reach(), cfg.loss),
+            points=point_loss(at_points, normals[1], prior_normal, confidence, self.point_reach(), cfg.loss),
             free_space=too_near.sum() / max(len(too_near), 1),
-            hold=hold_loss(sdf[k:h], batch.held_distance),
-            hidden=torch.relu(sdf[h:j] + (batch.hidden_depth - HIDDEN_SLACK).clamp(min=0)).sum() / max(j - h, 1),
-            curvature=curvature(normal[:n].view(*shape, 3)[batch.aside_idx, cfg.n_samples // 2], normal[j:]),
+            hold=hold_loss(at_held, batch.held_distance),
+            hidden=not_hidden.sum() / max(len(not_hidden), 1),
+            curvature=curvature(at_surface, normals[-1]),
             gain=(self.log_gain**2).mean(),
-            patches=self.compare_patches(batch, middle, sdf[:n].view(shape).detach(), baked),
+            patches=self.compare_patches(batch, middle, along_rays.detach(), baked),
         )
+
+    def colours(
+        self,
+        batch: Batch,
+        weights: Float[Tensor, "n_rays n_samples"],
+        x: Float[Tensor, "n 3"],
+        normal: Float[Tensor, "n 3"],
+        geometry: Float[Tensor, "n n_geometry"],
+    ) -> Float[Tensor, "n_rays n_samples 3"]:
+        """The colour at the samples of all rays (n in all, ray by ray), 0 at those that show nothing of it."""
+        on = self.data.pool.label[batch.pixel_idx] == OBJECT
+        told = torch.nonzero((weights.detach() * on[:, None] > FAINT).reshape(-1))[:, 0]
+        direction = batch.direction[torch.div(told, weights.shape[1], rounding_mode="floor")]
+        shown = self.field.radiance(
+            x.index_select(0, told), direction, normal.index_select(0, told), geometry.index_select(0, told)
+        )
+        return torch.zeros_like(x).index_copy(0, told, shown).view(*weights.shape, 3)
 
     def places(self, batch: Batch) -> list[Float[Tensor, "n 3"]]:
         """Where a step looks at the SDF besides on rays: at known, free, start's and hidden points."""
