@@ -34,7 +34,7 @@ from recon.surface.watch import Watch
 from recon.transforms import Similarity
 
 
-@stage(result=SurfaceField, version=18, resumable=True)
+@stage(result=SurfaceField, version=19, resumable=True)
 def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
