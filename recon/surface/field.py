@@ -111,9 +111,9 @@ class Field(nn.Module):
         z = self.sdf_in(torch.cat([2 * x - 1, features], 1))
         out = self.sdf_out(nn.functional.softplus(z, beta=SOFTPLUS_BETA))
         g = (torch.sigmoid(SOFTPLUS_BETA * z) * self.sdf_out.weight[0]) @ self.sdf_in.weight
-        along, across = g.split([3, g.shape[1] - 3], 1)
+        by_place, by_features = g.split([3, g.shape[1] - 3], 1)
         sdf, geometry = out.split([1, self.cfg.n_geometry], 1)
-        return sdf[:, 0], 2 * along + pull(across), geometry
+        return sdf[:, 0], 2 * by_place + pull(by_features), geometry
 
     def radiance(
         self,

@@ -24,7 +24,8 @@ def evaluate_plainly(layers: nn.Sequential, inputs: Float[Tensor, "n n_in"]) -> 
 
 
 N_HARMONICS, N_DIFFUSE = 24, 8
-"""Of bands 1..4, and of 1 and 2: diffuse light by the normal holds no more (Ramamoorthi and Hanrahan 2001)."""
+"""How many there are of bands 1..4; and of bands 1 and 2, more than which diffuse light by the normal does not hold
+(Ramamoorthi and Hanrahan 2001)."""
 
 
 def harmonics(direction: Float[Tensor, "n 3"]) -> Float[Tensor, "n 24"]:
