@@ -20,11 +20,12 @@ from recon.surface.baked import Placing
 from recon.surface.baking import Refresh
 from recon.surface.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from recon.surface.config import SurfaceConfig
-from recon.surface.field import Engine
+from recon.surface.field import Engine, Field
 from recon.surface.fit import fit_surface
 from recon.surface.losses import Losses
 from recon.surface.pace import PaceConfig, steps_to_skip
-from recon.surface.trainer import Trainer
+from recon.surface.pixels import OBJECT
+from recon.surface.trainer import FAINT, Trainer
 from recon.surface.watch import WatchConfig
 
 pytestmark = pytest.mark.usefixtures("no_gpu")  # bit-equal is what the CPU's engines are
@@ -267,3 +268,23 @@ def test_samples_can_be_spread_evenly(scene, tmp_path, monkeypatch):
         fitted(scene, replace(QUICK, placing=placing), tmp_path)[0].check()
     # strata jittered by a full stratum: the longest of ten is not quite twice their mean
     assert max(lengths[:30]) < 2.2 < min(lengths[31:])
+
+
+def test_colours_are_worked_out_where_they_are_seen(scene, tmp_path, monkeypatch):
+    """All others are no part of what is rendered, but for less than a photo can tell."""
+    n_told, colours, radiance = [], Trainer.colours, Field.radiance
+
+    def checked(self, batch, weights, x, normal, geometry):
+        found = colours(self, batch, weights, x, normal, geometry)
+        direction = batch.direction.repeat_interleave(weights.shape[1], 0)
+        everywhere = radiance(self.field, x, direction, normal, geometry).view(*weights.shape, 3)
+        rendered, whole = ((weights[..., None] * colour).sum(1) for colour in (found, everywhere))
+        on = self.data.pool.label[batch.pixel_idx] == OBJECT
+        off = (rendered - whole).detach().abs().amax(1)
+        assert on.any() and off[on].max() < weights.shape[1] * FAINT * 3
+        n_told.append(float((found.detach() > 0).any(-1).float().mean()))
+        return found
+
+    monkeypatch.setattr(Trainer, "colours", checked)
+    fitted(scene, QUICK, tmp_path)
+    assert len(n_told) == QUICK.n_steps and 0.05 < np.mean(n_told) < 0.95
