@@ -202,10 +202,14 @@ class Trainer:
         normal: Float[Tensor, "n 3"],
         geometry: Float[Tensor, "n n_geometry"],
     ) -> Float[Tensor, "n_rays n_samples 3"]:
-        """The colour at the samples of all rays (n in all, ray by ray), 0 at those that show nothing of it."""
+        """The colour at the samples of all rays (n in all, ray by ray); on the CPU 0 where nothing of it shows."""
+        n_samples = weights.shape[1]
+        if x.device.type != "cpu":  # to pick samples is to wait for the device
+            direction = batch.direction.repeat_interleave(n_samples, 0)
+            return self.field.radiance(x, direction, normal, geometry).view(*weights.shape, 3)
         on = self.data.pool.label[batch.pixel_idx] == OBJECT
         told = torch.nonzero((weights.detach() * on[:, None] > FAINT).reshape(-1))[:, 0]
-        direction = batch.direction[torch.div(told, weights.shape[1], rounding_mode="floor")]
+        direction = batch.direction[torch.div(told, n_samples, rounding_mode="floor")]
         shown = self.field.radiance(
             x.index_select(0, told), direction, normal.index_select(0, told), geometry.index_select(0, told)
         )
