@@ -107,6 +107,7 @@ def describe_machine(engine: str, faults: list[str]) -> list[tuple[str, str]]:
         ),
     ]
     where = "the CPU" if gpu is None or engine == "cpu" else gpu
-    rows.append(("will be used", f"the engine {engine} on {where} for the surface; the CPU for all else"))
+    rest = "the CPU for all else" if gpu is None else f"{gpu} for the prior's network; the CPU for all else"
+    rows.append(("will be used", f"the engine {engine} on {where} for the surface; {rest}"))
     rows += [("does not work", fault) for fault in faults]
     return [*rows, ("to be faster", "; ".join(ways_to_be_faster()) or "nothing is missing")]

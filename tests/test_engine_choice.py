@@ -61,7 +61,8 @@ def test_the_doctor_names_the_engine_and_what_would_be_faster(monkeypatch):
     machine["packages"].add("triton")
     said = dict(describe_machine("triton", ["The engine tcnn is too old."]))
     assert (
-        "engine triton on Some GPU" in said["will be used"] and said["does not work"] == "The engine tcnn is too old."
+        "engine triton on Some GPU for the surface; Some GPU for the prior's network" in said["will be used"]
+        and said["does not work"] == "The engine tcnn is too old."
     )
     machine["packages"].add("tinycudann")
     assert dict(describe_machine("tcnn", []))["to be faster"] == "nothing is missing"

@@ -66,7 +66,8 @@ class Cover:
             if self.underside_share > 0.3
             else "in folds and on sides that no camera faced"
         )
-        return f"{unseen:.0%} of the surface is in no photo, {where}; its colour was filled in from around it."
+        filled = "there its shape was closed smoothly and its colour filled in from around it"
+        return f"{unseen:.0%} of the surface is in no photo, {where}; {filled}."
 
 
 def surface_cover(asset: Asset, views: Sequence[View]) -> Cover:
