@@ -12,12 +12,23 @@ from striped_sphere import SMALL, sphere_cloud, sphere_scene
 from recon.data import SupportPlane
 from recon.errors import UserError
 from recon.stage import Job
+from recon.surface import first_shape
+from recon.surface import start as starting
 from recon.surface.baked import BakedSdf
 from recon.surface.config import SurfaceConfig
 from recon.surface.engine import Engine
 from recon.surface.fit import Fit, open_fit
 from recon.surface.losses import HOLD_REACH, LossConfig, Losses, hold_loss
-from recon.surface.start import HELD_BAND, LOST_CELLS, Cloud, Start, inset, make_start, start_distance, unit_cloud
+from recon.surface.start import (
+    HELD_BAND,
+    LOST_CELLS,
+    Cloud,
+    Start,
+    make_start,
+    room,
+    start_distance,
+    unit_cloud,
+)
 from recon.transforms import Similarity
 
 CELL, HULL_RADIUS, TRUE_RADIUS = 0.01, 0.3, 0.25
@@ -120,9 +131,24 @@ def test_something_of_a_thin_part_is_left_to_start_from(radius, expected):
     x, y = np.mgrid[:60, :30].astype(np.float32) * CELL
     rod = np.hypot(x - 0.15, y - 0.15) - np.float32(radius * CELL)
     hull = np.repeat(np.minimum(rod, 0.45 - x)[..., None], 5, axis=2)
-    deep = inset(hull, 3 * CELL, CELL)
+    deep = room(hull, 3 * CELL, CELL)
     assert deep[15, 15, 2] == pytest.approx(expected * CELL, abs=1e-6)
     assert deep[50, 15, 2] == pytest.approx(3 * CELL, abs=1e-6)
+
+
+def test_a_hole_that_nobody_looks_into_is_solid_from_the_start(tmp_path, monkeypatch):
+    """As wrong points deep inside bore them, whose rays to cameras are few and far between."""
+
+    def with_a_hole(at, hull, *_):
+        hole = np.float32(0.1) - np.linalg.norm(at - 0.5, axis=1)
+        return np.maximum(hull, hole), np.zeros(len(at), np.float32)
+
+    monkeypatch.setattr(first_shape, "start_distance", with_a_hole)
+    posed, region = sphere_scene(tmp_path, n_views=16)
+    fit = open_fit(posed, region, sphere_cloud(0), SurfaceConfig(engine=Engine.cpu, **SMALL), Job("fit", tmp_path))
+    grid = fit.trainer.data.start.grid
+    radius = (grid.points() - 0.5).norm(dim=1)
+    assert grid.values.reshape(-1)[radius < 0.1].max() < 0 < grid.values.reshape(-1)[radius > 0.48].min()
 
 
 def test_a_single_point_is_a_cloud():
@@ -215,8 +241,9 @@ def test_all_levels_open_at_once_where_none_is_to_open_later(trained, monkeypatc
     assert fit.trainer.point_reach() == pytest.approx(cfg.last_point_reach)
 
 
-def test_a_held_shape_stays_where_it_started_and_then_moves(no_gpu, tmp_path):
+def test_a_held_shape_stays_where_it_started_and_then_moves(no_gpu, tmp_path, monkeypatch):
     """Masks ask for a larger ball than the one it starts as."""
+    monkeypatch.setattr(starting, "hollow_share", lambda hull, cell: np.ones_like(hull))
     posed, region = sphere_scene(tmp_path / "scene", n_views=6)
     cfg = SurfaceConfig(n_steps=150, **SMALL | {"start_inside": 1.5})
     fit = open_fit(posed, region, sphere_cloud(0), cfg, Job("fit", tmp_path))

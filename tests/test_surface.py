@@ -222,6 +222,19 @@ def test_what_prior_points_are_seen_through_is_carved_away():
     assert carve_looked_through(solid, np.full(3, cell / 2), cell, wall, 0 * towards, n_rays=1).all()
 
 
+@pytest.mark.parametrize(("width", "bottom"), [(1, 35), (3, 23)])
+def test_a_few_points_bore_no_tunnel(width, bottom):
+    """Rays of points at a depth of 20 voxels: one beside another, or as many as a ball needs."""
+    n, cell = 40, 1 / 40
+    solid = np.ones((n, n, n), bool)
+    side = np.arange(20, 20 + width)
+    points = np.stack([*np.meshgrid(side, side), np.full((width, width), 20)], -1).reshape(-1, 3) + 0.7
+    towards = np.tile([0, 0, 1.0], (len(points), 1, 1))
+    kept = carve_looked_through(solid, np.full(3, cell / 2), cell, points * cell, towards, n_rays=1)
+    middle = 20 + width // 2
+    assert kept[middle, middle, :bottom].all() and not kept[middle, middle, bottom:].any()
+
+
 def test_each_prior_point_looks_to_the_cameras_that_see_it_best(tmp_path):
     posed, _ = sphere_scene(tmp_path / "scene")
     cloud = sphere_cloud(4000)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int, UInt8
+from jaxtyping import Bool, Float64, Int, UInt8
 
 from recon.data.files import read_json, require, write_json
+
+ARRAYS = ("points_world", "normals_world", "confidence", "rgb", "n_support")
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,12 @@ class PriorCloud:
     """How many views agree on the point."""
     stats: dict[str, float] = field(default_factory=dict)
 
+    def kept(self, keep: Bool[np.ndarray, " n"]) -> PriorCloud:
+        """Some of the points."""
+        return replace(self, **{k: getattr(self, k)[keep] for k in ARRAYS})
+
     def save(self, folder: Path) -> None:
-        arrays = ("points_world", "normals_world", "confidence", "rgb", "n_support")
-        np.savez(folder / "cloud.npz", **{k: getattr(self, k) for k in arrays})
+        np.savez(folder / "cloud.npz", **{k: getattr(self, k) for k in ARRAYS})
         write_json(folder / "cloud.json", {"stats": self.stats})
         write_cloud_ply(folder / "cloud.ply", self)
 

@@ -29,7 +29,7 @@ class SurfaceConfig:
     (plain torch, slow, anywhere); auto takes the fastest that is here."""
     precision: Precision = Precision.auto
     """What the colour network is evaluated in: half or single; auto is half on a CUDA device that has bfloat16."""
-    n_steps: int = 4000
+    n_steps: int = 2400
     """Training steps; the time of the stage is in proportion."""
     n_rays: int = 1024
     """Rays a step."""
@@ -40,7 +40,7 @@ class SurfaceConfig:
     ring_share: float = 0.06
     """Width of the ring of pixels around the object, as a share of its size in the photo."""
     max_pixels: int = 16_000_000
-    """Pixels kept of all photos together; more are thinned at random. 4,000 steps look at 4 million."""
+    """Pixels kept of all photos together; more are thinned at random. 2,400 steps look at 2.5 million."""
     n_levels: int = 12
     """Levels of the hash grid; more hold finer detail and cost time in proportion."""
     log2_rows: int = 17
@@ -62,9 +62,10 @@ class SurfaceConfig:
     prior points lie far inside the visual hull. A sharper density reaches less far to either side
     of the surface."""
     start_inside: float = 3.0
-    """How far inside the visual hull the surface starts where no prior point is near, in cells of the first baked grid,
-    and less where a part is too thin for it. A surface grows out to the masks more readily than it digs in: higher
-    finds concavities, and leaves convex parts too deep."""
+    """How far inside the visual hull the surface starts where no prior point is near and the hull may bridge a hollow,
+    in cells of the first baked grid; less where a part is too thin for it, not at all where the hull bulges. A surface
+    grows out to the masks more readily than it digs in: higher finds deeper concavities, and leaves flat parts too
+    deep."""
     hold_share: float = 0.4
     """Share of the steps over which photos do not move the shape from where it starts, while its colours are learnt:
     wrong colours would dissolve it, and masks swell it again, over every hollow. 0: it is never held."""

@@ -21,20 +21,19 @@ from recon.surface.config import SurfaceConfig
 from recon.surface.corrections import Corrections
 from recon.surface.engine import choose, device_for
 from recon.surface.find_patches import find_patches
+from recon.surface.first_shape import FirstShape, first_shape
 from recon.surface.hidden import find_hidden
 from recon.surface.pace import steps_to_skip
 from recon.surface.patches import gather_for_patches
 from recon.surface.pixels import gather_pixels, pixel_size, unit_cameras
-from recon.surface.start import Cloud, Start, inset, make_start, start_distance, unit_cloud
 from recon.surface.trainer import Trainer
 from recon.surface.trust import doubted, sentence_about
 from recon.surface.viewer import Moment, Viewer, viewing
-from recon.surface.visual_hull import blunt_start, hull_sdf, outside_at_least
 from recon.surface.watch import Watch
 from recon.transforms import Similarity
 
 
-@stage(result=SurfaceField, version=19, resumable=True)
+@stage(result=SurfaceField, version=20, resumable=True)
 def fit_surface(
     posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: SurfaceConfig, job: Job
 ) -> SurfaceField:
@@ -74,18 +73,8 @@ def open_fit(posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: 
     device = device_for(engine)
     unit_from_world = unit_from_region(region)
     baker = Baker(region, unit_from_world, cfg.bake_resolution, device)
-    near_idx, cell = baker.near_hull.cpu().numpy(), baker.baked.cell
-    near = baker.points[baker.near_hull].cpu().numpy()
-    hull_grid, carved_grid = hull_sdf(baker.baked, posed, region, prior, unit_from_world)
-    hull, carved = (grid.reshape(-1)[near_idx] for grid in (hull_grid, carved_grid))
-    cloud = unit_cloud(posed, region, prior, unit_from_world, cfg.support_confidence)
-    outside = outside_at_least(hull, carved, cell)
-    inside = inset(carved_grid, cfg.start_inside * cell, cell).reshape(-1)[near_idx]
-    distance, known = start_distance(near, carved, inside, cloud, cell)
-    distance = np.maximum(distance, outside)  # a wrong point may lie out there
-    start = make_start(baker.baked, baker.near_hull, distance, known)
-    free = near[outside > 0], outside[outside > 0]
-    data = gather(posed, region, cloud, unit_from_world, free, start, cfg)
+    first = first_shape(posed, region, prior, baker, unit_from_world, cfg)
+    data = gather(posed, region, first, unit_from_world, cfg)
     job.notes |= {
         "engine": engine.name,
         "device": str(device),
@@ -93,7 +82,7 @@ def open_fit(posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, cfg: 
         "support_points": len(data.points) - data.n_prior,
     }
     trainer = Trainer(cfg, engine, data, len(posed.views))
-    trainer.first_inv_s = blunt_start(baker.baked, carved_grid, cloud.points[: cloud.n_prior], cfg.first_inv_s)
+    trainer.first_inv_s = first.inv_s
     job.notes["first_inv_s"] = round(trainer.first_inv_s, 1)
     corrections = Corrections(cfg.cameras, posed, unit_from_world)
     return Fit(trainer, baker, Watch(cfg.watch), corrections, (region, unit_from_world))
@@ -116,16 +105,12 @@ def report(trainer: Trainer, names: list[str], job: Job) -> None:
 def gather(
     posed: PosedCapture,
     region: ObjectRegion,
-    cloud: Cloud,
+    first: FirstShape,
     unit_from_world: Similarity,
-    free: tuple[np.ndarray, np.ndarray],
-    start: Start,
     cfg: SurfaceConfig,
 ) -> Data:
-    """Bring everything that the training draws from into the unit cube.
-
-    free: points (n, 3) in the unit cube that are outside, and how far (n,) at least.
-    """
+    """Bring everything that the training draws from into the unit cube."""
+    cloud = first.cloud
     cameras = unit_cameras(posed, unit_from_world)
     return Data(
         gather_pixels(posed, region, cfg.ring_share, cfg.pyramid.n_scales, cfg.max_pixels, cfg.seed),
@@ -136,9 +121,9 @@ def gather(
         torch.from_numpy(cloud.normals).float(),
         torch.from_numpy(cloud.confidence).float(),
         cloud.n_prior,
-        torch.from_numpy(free[0]),
-        torch.from_numpy(free[1]),
-        start,
+        torch.from_numpy(first.free),
+        torch.from_numpy(first.outside),
+        first.start,
         gather_for_patches(
             posed, region, cameras, (cloud.points[: cloud.n_prior], cloud.normals[: cloud.n_prior]), cfg.patches
         ),

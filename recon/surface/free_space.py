@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 from numba import njit
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_opening, distance_transform_edt, generate_binary_structure
 
 from recon.camera import View
 from recon.data import PosedCapture, PriorCloud
+
+SHALLOW_CELLS = 5.0
+"""Down to so deep in the hull, in voxels, few rays tell of a hollow; deeper, of a few wrong points."""
 
 
 def nearest_depth(view: View, prior: PriorCloud, side_px: int) -> tuple[Float64[np.ndarray, "h w"], View]:
@@ -83,7 +86,7 @@ def carve_looked_through(
 
     origin, cell: of the voxels' centres; points, towards: prior points and their rays to cameras, in the same frame.
     A voxel goes if at least `n_rays` rays pass it and no prior point lies within two voxels: a few wrong points must
-    not bore holes, and a ray along a surface must not shave it.
+    not bore holes, and a ray along a surface must not shave it. Deep inside, only what is wide enough for a ball goes.
     """
     shape = np.array(solid.shape)
     index = ((points - origin) / cell).round().astype(np.int64)
@@ -94,5 +97,9 @@ def carve_looked_through(
     near_point[tuple(index.T)] = True
     if near_point.any():
         near_point = distance_transform_edt(~near_point) <= 2
-    kept: np.ndarray = solid & ((passed < n_rays) | near_point)
+    free = solid & (passed >= n_rays) & ~near_point
+    inner = (slice(1, -1),) * 3  # beyond the grid all is free
+    wide = binary_opening(np.pad(free | ~solid, 1, constant_values=True), generate_binary_structure(3, 1))[inner]
+    free &= wide | (distance_transform_edt(np.pad(solid, 1))[inner] <= SHALLOW_CELLS)
+    kept: np.ndarray = solid & ~free
     return kept

@@ -15,6 +15,8 @@ from torch import Tensor
 from recon.surface.baked import BakedSdf
 from recon.surface.pixels import UnitCameras
 
+HIDDEN_SLACK = 0.02
+"""How far the surface may move inwards freely, in edges of the unit cube."""
 N_SIDE_PX = 128
 """Longer side of the traced depth images: about a pixel to a cell of the baked grid on an object that fills them."""
 
@@ -42,24 +44,35 @@ class HiddenSpace:
         return HiddenSpace(self.points.to(device), self.depth.to(device), self.cell)
 
 
+def hidden_depth(
+    baked: BakedSdf,
+    inside: Bool[np.ndarray, " n_nodes"],
+    cameras: UnitCameras,
+    planes: Float32[Tensor, "n_planes 4"],
+) -> Float32[np.ndarray, " n_nodes"]:
+    """How far from the nearest point that a camera sees each of a grid's points lies, in unit lengths; 0 where seen.
+
+    All but that distance is found on the grid's device.
+    inside: which of the grid's points, z fastest, can belong to the object; others count as seen.
+    """
+    if baked.values.device.type == "cpu":
+        from recon.surface.hidden_cpu import find_seen
+    else:
+        from recon.surface.hidden_reference import find_seen_reference as find_seen
+    hidden = inside & ~find_seen(baked, cameras, planes).cpu().numpy()
+    depth_cells = distance_transform_edt(hidden.reshape(tuple(baked.values.shape))).reshape(-1)
+    return (depth_cells * baked.cell).astype(np.float32)
+
+
 def find_hidden(
     baked: BakedSdf,
     inside: Bool[np.ndarray, " n_nodes"],
     cameras: UnitCameras,
     planes: Float32[Tensor, "n_planes 4"],
 ) -> HiddenSpace:
-    """The grid's points that no camera sees, and how deep they lie; all but the depth is found on the grid's device.
-
-    inside: which of the grid's points, z fastest, can belong to the object.
-    """
+    """The points of those for `hidden_depth` that no camera sees, on the grid's device."""
     device = baked.values.device
-    if device.type == "cpu":
-        from recon.surface.hidden_cpu import find_seen
-    else:
-        from recon.surface.hidden_reference import find_seen_reference as find_seen
-    hidden = inside & ~find_seen(baked, cameras, planes).cpu().numpy()
-    depth_cells = distance_transform_edt(hidden.reshape(tuple(baked.values.shape))).reshape(-1)
-    chosen = np.flatnonzero(hidden)
-    depth = (depth_cells[chosen] * baked.cell).astype(np.float32)
+    depth = hidden_depth(baked, inside, cameras, planes)
+    chosen = np.flatnonzero(depth)
     points = baked.points()[torch.from_numpy(chosen).to(device)]
-    return HiddenSpace(points, torch.from_numpy(depth).to(device), baked.cell)
+    return HiddenSpace(points, torch.from_numpy(depth[chosen]).to(device), baked.cell)

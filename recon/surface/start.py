@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recon.data import ObjectRegion, PosedCapture, PriorCloud
 from recon.surface.baked import BakedSdf
+from recon.surface.hollows import hollow_share
 from recon.surface.sampling_reference import trilinear
 from recon.surface.visual_hull import support_points
 from recon.transforms import Similarity
@@ -80,12 +81,18 @@ def unit_cloud(
     )
 
 
-def inset(hull: Float32[np.ndarray, "nx ny nz"], wanted: float, cell: float) -> Float32[np.ndarray, "nx ny nz"]:
-    """How far inside the visual hull to start around each of a grid's points: as far as wanted, but so that a cell of
-    the thickest part about there is left. hull: distances to it."""
+def room(hull: Float32[np.ndarray, "nx ny nz"], wanted: float, cell: float) -> Float32[np.ndarray, "nx ny nz"]:
+    """How far inside the visual hull one may go around each of a grid's points: as far as wanted, but so that a cell
+    of the thickest part about there is left. hull: distances to it."""
     reach = 2 * int(np.ceil(wanted / cell) + 1) + 1
     deepest: Float32[np.ndarray, "nx ny nz"] = maximum_filter(-hull, size=reach)
     return np.clip(deepest - np.float32(cell), np.float32(0), np.float32(wanted))
+
+
+def inset(hull: Float32[np.ndarray, "nx ny nz"], wanted: float, cell: float) -> Float32[np.ndarray, "nx ny nz"]:
+    """How far inside the visual hull to start around each of a grid's points: as far as there is room for where a
+    hollow may lie under it, not at all where none can."""
+    return room(hull, wanted, cell) * hollow_share(hull, cell)
 
 
 def start_distance(

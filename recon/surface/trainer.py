@@ -15,7 +15,7 @@ from recon.surface.batch import Batch, Data, draw_batch
 from recon.surface.config import SurfaceConfig
 from recon.surface.engine import Engine, open_sampler
 from recon.surface.field import Field
-from recon.surface.hidden import HiddenSpace
+from recon.surface.hidden import HIDDEN_SLACK, HiddenSpace
 from recon.surface.importance import RayDraw
 from recon.surface.losses import Losses, curvature, eikonal, hold_loss, opacity_loss, point_loss
 from recon.surface.patches import PatchRays, patch_loss
@@ -25,8 +25,6 @@ from recon.surface.random_numbers import RandomNumbers
 from recon.surface.render import annealed_cosine, ray_weights, section_opacity
 from recon.surface.trust import WEIGH_EVERY, PhotoErrors
 
-HIDDEN_SLACK = 0.02
-"""How far the surface may move inwards freely, in edges of the unit cube."""
 FAINT = 1e-4
 """Weight up to which a sample's colour cannot be told in an 8-bit photo, even of ten of them."""
 

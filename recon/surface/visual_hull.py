@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from recon.data import ObjectRegion, PosedCapture, PriorCloud
@@ -32,26 +32,34 @@ def carve(
     return outside <= tolerated_share * seen
 
 
-def hull_sdf(
-    baked: BakedSdf, posed: PosedCapture, region: ObjectRegion, prior: PriorCloud, unit_from_world: Similarity
-) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distances (unit lengths, positive outside) at the baked grid's points: to the visual hull, and to what is
-    left of it when the space that prior points are seen through is taken out.
-
-    Few photos, or photos from one side, leave a hull far outside the object, and a fit that starts there stays there.
-    Smoothed by one cell, since a field cannot and need not learn the staircase of a voxel carving.
-    """
+def visual_hull(
+    baked: BakedSdf, posed: PosedCapture, region: ObjectRegion, unit_from_world: Similarity
+) -> Bool[np.ndarray, "nx ny nz"]:
+    """Which of the baked grid's points lie in the visual hull."""
     shape = tuple(baked.values.shape)
     points_world = unit_from_world.inverse().apply(baked.points().cpu().numpy().astype(np.float64))
-    solid = carve(posed, region, points_world) & region.inside_hull(points_world)
-    solid = solid.reshape(shape)
-    if not solid.any():  # masks that contradict each other everywhere: the hull itself is all that is known
-        solid = region.inside_hull(points_world).reshape(shape)
+    solid: np.ndarray = carve(posed, region, points_world) & region.inside_hull(points_world)
+    if not solid.any():  # masks that contradict each other everywhere: the convex hull is all that is known
+        solid = region.inside_hull(points_world)
+    return solid.reshape(shape)
+
+
+def looked_into(
+    solid: Bool[np.ndarray, "nx ny nz"],
+    baked: BakedSdf,
+    posed: PosedCapture,
+    prior: PriorCloud,
+    unit_from_world: Similarity,
+) -> Bool[np.ndarray, "nx ny nz"]:
+    """What is left of the visual hull when the space that prior points are seen through is taken out.
+
+    Few photos, or photos from one side, leave a hull far outside the object, and a fit that starts there stays there.
+    """
     towards = towards_best_views(posed, prior, 2 * baked.cell / unit_from_world.scale)
     points = unit_from_world.apply(prior.points_world)
     towards_unit = towards @ unit_from_world.rotation.T
-    carved = carve_looked_through(solid, baked.origin.cpu().numpy(), baked.cell, points, towards_unit)
-    return signed_distance(solid, baked.cell), signed_distance(carved if carved.any() else solid, baked.cell)
+    left = carve_looked_through(solid, baked.origin.cpu().numpy(), baked.cell, points, towards_unit)
+    return left if left.any() else solid
 
 
 def outside_at_least(
@@ -66,7 +74,10 @@ def outside_at_least(
 
 
 def signed_distance(solid: np.ndarray, cell: float) -> np.ndarray:
-    """Distance to the border of a voxel solid, positive outside, smoothed by one voxel; float32."""
+    """Distance to the border of a voxel solid, positive outside, smoothed by one voxel; float32.
+
+    Smoothed, since a field cannot and need not learn the staircase of a voxel carving.
+    """
     distance = distance_transform_edt(~solid) - distance_transform_edt(solid)
     return gaussian_filter(distance, 1.0).astype(np.float32) * np.float32(cell)
 
