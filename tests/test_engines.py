@@ -30,6 +30,7 @@ from recon.surface.checkpoint import load_checkpoint, save_checkpoint
 from recon.surface.config import SurfaceConfig
 from recon.surface.engine import Engine, Precision, device_for, open_grid
 from recon.surface.field import Field
+from recon.surface.first_shape import FirstShape
 from recon.surface.fit import fit_surface
 from recon.surface.hashgrid import ReferenceGrid
 from recon.surface.profile import copy_rate, encode_traffic, patch_seconds, step_profile
@@ -151,7 +152,7 @@ def trainer_of(engine: Engine, posed, region, seed: int = 0):
     free = near[hull > 0.03], hull[hull > 0.03]
     start = make_start(baker.baked, baker.near_hull, hull, np.zeros_like(hull))
     cloud = unit_cloud(posed, region, sphere_cloud(400), unit_from_world, cfg.support_confidence)
-    data = gather(posed, region, cloud, unit_from_world, free, start, cfg)
+    data = gather(posed, region, FirstShape(cloud, start, *free, cfg.first_inv_s), unit_from_world, cfg)
     return Trainer(cfg, engine, data, len(posed.views)), baker
 
 
