@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
 HOLLOW, BULGING = -0.03, 0.015
-"""Smaller principal curvatures of the visual hull, in turns a cell of the first baked grid: below the one a hollow may
+"""Smaller principal curvatures of the visual hull, in 1 / cell of the first baked grid: below the one a hollow may
 lie under it, above the other masks would have shown it."""
 SURE_SHARE, DEEPEST_CELLS = 0.05, 1.5
 """Under places of the hull less likely to bridge a hollow, no point of the object lies deeper than so many cells."""
